@@ -1,0 +1,95 @@
+package api
+
+import (
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// State is where a call stands. The names are those of the events that /logs shows.
+type State string
+
+// The states, in their order. A call has exactly one of Finished and Failed as its last.
+const (
+	Pending  State = "PENDING"  // waiting for the quota, for a place in the cluster or for its container
+	Running  State = "RUNNING"  // given to a container
+	Finished State = "FINISHED" // exited with status 0; its output can be fetched
+	Failed   State = "FAILED"   // ended in any other way; Record.Code and Message say how
+)
+
+// Called is the event of a call's arrival. It is no State: the call is Pending from the same moment on.
+const Called = "CALL"
+
+// Ended tells whether the state is a call's last.
+func (s State) Ended() bool { return s == Finished || s == Failed }
+
+// Call is a call as it waits in the queue.
+type Call struct {
+	ID       string // a UUID
+	Function string // the function's internal id
+	Name     string // the function's name
+	Account  string
+	Accepted time.Time
+	Env      []string // CGI variables made from the request, "NAME=value"
+	Payload  []byte   `json:"-"`
+}
+
+// Record is what is known of a call. It outlives the container and Nomad's memory of it, until its output has been fetched.
+type Record struct {
+	CallID     string
+	Function   string // the function's internal id
+	Account    string
+	State      State
+	Accepted   time.Time
+	Started    time.Time `json:",omitzero"` // when the function's process started
+	Ended      time.Time `json:",omitzero"`
+	Job        string    `json:",omitempty"` // the Nomad job of its container
+	Allocation string    `json:",omitempty"` // the Nomad allocation that it was given to
+	Timeout    int       `json:",omitempty"` // seconds that it was given to run, as the function's may change meanwhile
+	ExitCode   int       `json:",omitempty"`
+	Code       Code      `json:",omitempty"` // why it failed
+	Message    string    `json:",omitempty"` // why it failed, or why it still waits
+}
+
+// Event is one line of /logs.
+type Event struct {
+	Time        Timestamp
+	Event       string
+	CallID      string `json:"CallId"`
+	ShortStdin  string `json:",omitempty"`
+	ShortStdout string `json:",omitempty"`
+	ShortStderr string `json:",omitempty"`
+	Message     string `json:",omitempty"`
+}
+
+// EventQuery chooses events of a function.
+type EventQuery struct {
+	Call   string // only this call's, if not empty
+	Tail   int    // only the last so many of those that are stored; negative for all
+	Follow bool   // go on with those that come
+}
+
+// CallID is the answer to /call without /sync.
+type CallID struct {
+	CallID string `json:"CallId"`
+}
+
+// ShortLength is how many bytes of stdin, stdout and stderr an Event keeps.
+const ShortLength = 255
+
+// Short returns at most the first ShortLength bytes of b as text, cut at a character and with what is not UTF-8 replaced.
+func Short(b []byte) string {
+	if len(b) > ShortLength {
+		b = b[:ShortLength]
+		// Up to three bytes at the end may be the beginning of a character that was cut.
+		for i := len(b) - 1; i >= len(b)-4; i-- {
+			if utf8.RuneStart(b[i]) {
+				if !utf8.FullRune(b[i:]) {
+					b = b[:i]
+				}
+				break
+			}
+		}
+	}
+	return strings.ToValidUTF8(string(b), "\uFFFD")
+}

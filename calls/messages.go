@@ -1,0 +1,124 @@
+package calls
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/funcd/funcd/api"
+)
+
+func takeSubject(call string) string { return "take." + call }
+
+func endedSubject(function, call string) string { return "ended." + function + "." + call }
+
+// TakeTimeout is how long Take waits for the server that holds a call to write down who takes it.
+const TakeTimeout = 10 * time.Second
+
+// Take decides whether an allocation gets a call, and returns what it is to run.
+type Take = func(ctx context.Context, allocation api.Allocation) (*api.Assignment, []byte, error)
+
+// Offer lets containers take the call, through any server, until the returned function is called. take is told the allocation that asks,
+// one at a time; its error's code and message are what Take returns.
+func (s *Store) Offer(call string, take Take) (withdraw func(), err error) {
+	sub, err := s.nc.Subscribe(takeSubject(call), func(m *nats.Msg) {
+		ctx, cancel := context.WithTimeout(context.Background(), TakeTimeout)
+		defer cancel()
+		var allocation api.Allocation
+		err := json.Unmarshal(m.Data, &allocation)
+		var assignment *api.Assignment
+		var payload []byte
+		if err == nil {
+			assignment, payload, err = take(ctx, allocation)
+		}
+		if err := m.RespondMsg(takeAnswer(assignment, payload, err)); err != nil {
+			s.log.Warn("a container was not told that it has a call", "call", call, "error", err)
+		}
+	})
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return func() { _ = sub.Unsubscribe() }, nil
+}
+
+const assignmentHeader = "Funcd-Assignment"
+
+func takeAnswer(assignment *api.Assignment, payload []byte, err error) *nats.Msg {
+	head, jsonErr := json.Marshal(assignment)
+	if err == nil {
+		err = jsonErr
+	}
+	if err != nil {
+		return &nats.Msg{Header: nats.Header{api.ErrorHeader: []string{string(api.CodeOf(err))}}, Data: []byte(err.Error())}
+	}
+	return &nats.Msg{Header: nats.Header{assignmentHeader: []string{string(head)}}, Data: payload}
+}
+
+// Take takes the call for an allocation from the server that offers it. The error is of code NotFound if no server does now, and Conflict if
+// another allocation has it.
+func (s *Store) Take(ctx context.Context, call string, allocation api.Allocation) (*api.Assignment, []byte, error) {
+	request, err := json.Marshal(allocation)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, TakeTimeout)
+	defer cancel()
+	m, err := s.nc.RequestWithContext(ctx, takeSubject(call), request)
+	if errors.Is(err, nats.ErrNoResponders) {
+		return nil, nil, api.Errorf(api.NotFound, "no server offers call %s", call)
+	}
+	if err != nil {
+		return nil, nil, unavailable(err)
+	}
+	if code := m.Header.Get(api.ErrorHeader); code != "" {
+		return nil, nil, &api.Error{Code: api.Code(code), Message: string(m.Data)}
+	}
+	var assignment api.Assignment
+	if err := json.Unmarshal([]byte(m.Header.Get(assignmentHeader)), &assignment); err != nil {
+		return nil, nil, fmt.Errorf("an assignment can't be read: %w", err)
+	}
+	return &assignment, m.Data, nil
+}
+
+// WaitEnd returns a channel that is closed when the call ends, on any server. What ended before is not told: look at the record after
+// WaitEnd. Call stop, once or more.
+func (s *Store) WaitEnd(function, call string) (ended <-chan struct{}, stop func()) {
+	c, key := make(chan struct{}), endedSubject(function, call)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiters[key] == nil {
+		s.waiters[key] = map[chan struct{}]struct{}{}
+	}
+	s.waiters[key][c] = struct{}{}
+	return c, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.waiters[key], c)
+		if len(s.waiters[key]) == 0 {
+			delete(s.waiters, key)
+		}
+	}
+}
+
+// NotifyEnd tells the waiters on all servers that the call has ended. Its record must say so before.
+func (s *Store) NotifyEnd(function, call string) {
+	subject := endedSubject(function, call)
+	if err := s.nc.Publish(subject, nil); err != nil {
+		s.log.Warn("other servers were not told of a call's end", "call", call, "error", err)
+	}
+	// This server's own need not wait for the message to come back.
+	s.wake(subject)
+}
+
+func (s *Store) wake(subject string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.waiters[subject] {
+		close(c)
+	}
+	delete(s.waiters, subject)
+}

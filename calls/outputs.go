@@ -1,0 +1,65 @@
+package calls
+
+import (
+	"context"
+	"errors"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/funcd/funcd/api"
+)
+
+func outStream(function string) string { return "OUT_" + function }
+
+func outSubject(function, call string) string { return "out." + function + "." + call }
+
+func (s *Store) outputs(ctx context.Context, function string) (jetstream.Stream, error) {
+	return s.stream(ctx, outStream(function), func() jetstream.StreamConfig {
+		return jetstream.StreamConfig{
+			Description:       "funcd: outputs of finished calls",
+			Subjects:          []string{outSubject(function, "*")},
+			MaxBytes:          s.cfg.OutputBytes,
+			MaxMsgsPerSubject: 1,
+			AllowDirect:       true,
+		}
+	})
+}
+
+// SaveOutput stores what a call wrote to stdout. It is on disk when this returns nil. Older outputs of the function are dropped where
+// there is no room for it.
+func (s *Store) SaveOutput(ctx context.Context, function, call string, output []byte) error {
+	if _, err := s.outputs(ctx, function); err != nil {
+		return err
+	}
+	if _, err := s.js.Publish(ctx, outSubject(function, call), output, jetstream.WithExpectStream(outStream(function))); err != nil {
+		return unavailable(err)
+	}
+	return nil
+}
+
+// Output returns what a finished call wrote to stdout. The error is of code Expired if it had to make room for others.
+func (s *Store) Output(ctx context.Context, function, call string) ([]byte, error) {
+	outputs, err := s.outputs(ctx, function)
+	if err != nil {
+		return nil, err
+	}
+	msg, err := outputs.GetLastMsgForSubject(ctx, outSubject(function, call))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, api.Errorf(api.Expired, "the output of call %s has expired", call)
+	}
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return msg.Data, nil
+}
+
+func (s *Store) removeOutput(ctx context.Context, function, call string) error {
+	outputs, err := s.outputs(ctx, function)
+	if err != nil {
+		return err
+	}
+	if err := outputs.Purge(ctx, jetstream.WithPurgeSubject(outSubject(function, call))); err != nil {
+		return unavailable(err)
+	}
+	return nil
+}

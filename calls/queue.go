@@ -1,0 +1,199 @@
+package calls
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/funcd/funcd/api"
+)
+
+// callHeader holds the call without its payload as JSON; the payload is the message's data, as it came.
+const callHeader = "Funcd-Call"
+
+// pool is the part of an account's quota that a call draws on. It is a token of the subject, so that a function with a part of its own can
+// have a consumer of its own.
+const pool = "shared"
+
+func queueStream(account string) string { return "QUEUE_" + account }
+
+func queueSubject(account, function, call string) string {
+	return "queue." + account + "." + pool + "." + function + "." + call
+}
+
+// A queue is a stream for each account, so that its bounds in calls and in bytes are the account's own.
+func (s *Store) queue(ctx context.Context, account string) (jetstream.Stream, error) {
+	return s.stream(ctx, queueStream(account), func() jetstream.StreamConfig {
+		return jetstream.StreamConfig{
+			Description: "funcd: calls that have not ended",
+			Subjects:    []string{"queue." + account + ".>"},
+			Retention:   jetstream.WorkQueuePolicy,
+			Discard:     jetstream.DiscardNew,
+			MaxMsgs:     s.cfg.QueueCalls,
+			MaxBytes:    s.cfg.QueueBytes,
+			AllowDirect: true,
+		}
+	})
+}
+
+// Enqueue stores the call. When it returns nil the call is on disk and will be delivered to a server that consumes the account's queue, in
+// the order of Enqueue. The error is of code Unavailable if the queue is full or the store does not answer; the call may then be
+// in the queue all the same if the store failed after writing it.
+func (s *Store) Enqueue(ctx context.Context, call *api.Call) error {
+	if _, err := s.queue(ctx, call.Account); err != nil {
+		return err
+	}
+	head, err := json.Marshal(call)
+	if err != nil {
+		return err
+	}
+	msg := &nats.Msg{
+		Subject: queueSubject(call.Account, call.Function, call.ID),
+		Header:  nats.Header{callHeader: []string{string(head)}},
+		Data:    call.Payload,
+	}
+	_, err = s.js.PublishMsg(ctx, msg, jetstream.WithExpectStream(queueStream(call.Account)))
+	var refused *jetstream.APIError
+	if errors.As(err, &refused) && strings.HasPrefix(refused.Description, "maximum ") {
+		return api.Wrap(api.Unavailable, err, "the queue is full, try again later")
+	}
+	if err != nil {
+		return unavailable(err)
+	}
+	return nil
+}
+
+// Queued returns the call as it waits in the queue or is being executed. The error is of code NotFound if it is not there, also if it has
+// ended.
+func (s *Store) Queued(ctx context.Context, account, function, call string) (*api.Call, error) {
+	q, err := s.queue(ctx, account)
+	if err != nil {
+		return nil, err
+	}
+	msg, err := q.GetLastMsgForSubject(ctx, queueSubject(account, function, call))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, api.Errorf(api.NotFound, "no such call: %s", call)
+	}
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return decodeCall(msg.Header, msg.Data)
+}
+
+// InFlight returns how many calls of a function have not ended.
+func (s *Store) InFlight(ctx context.Context, account, function string) (int, error) {
+	q, err := s.queue(ctx, account)
+	if err != nil {
+		return 0, err
+	}
+	info, err := q.Info(ctx, jetstream.WithSubjectFilter(queueSubject(account, function, "*")))
+	if err != nil {
+		return 0, unavailable(err)
+	}
+	return len(info.State.Subjects), nil
+}
+
+func decodeCall(header nats.Header, data []byte) (*api.Call, error) {
+	var call api.Call
+	if err := json.Unmarshal([]byte(header.Get(callHeader)), &call); err != nil {
+		return nil, fmt.Errorf("a call in the queue can't be read: %w", err)
+	}
+	call.Payload = data
+	return &call, nil
+}
+
+// Accounts returns the accounts that have a queue.
+func (s *Store) Accounts(ctx context.Context) ([]string, error) {
+	var accounts []string
+	names := s.js.StreamNames(ctx, jetstream.WithStreamListSubject("queue.>"))
+	for name := range names.Name() {
+		if account, ok := strings.CutPrefix(name, "QUEUE_"); ok {
+			accounts = append(accounts, account)
+		}
+	}
+	if err := names.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
+		return nil, unavailable(err)
+	}
+	return accounts, nil
+}
+
+// Delivery is a call that this server has been given to execute. It stays this server's while Extend is called within each Lease, and until
+// Done or Return.
+type Delivery struct {
+	call *api.Call
+	msg  jetstream.Msg
+}
+
+// Call returns the call, with its payload.
+func (d *Delivery) Call() *api.Call { return d.call }
+
+// Extend keeps the call with this server for another Lease.
+func (d *Delivery) Extend() error { return d.msg.InProgress() }
+
+// Done removes the call from the queue, for good when it returns nil: its record must be on disk as ended before. It may be called more
+// than once.
+func (d *Delivery) Done(ctx context.Context) error {
+	if err := d.msg.DoubleAck(ctx); err != nil && !errors.Is(err, jetstream.ErrMsgAlreadyAckd) {
+		return unavailable(err)
+	}
+	return nil
+}
+
+// Return gives the call back to the front of the queue, to be delivered again to any server after the delay.
+func (d *Delivery) Return(delay time.Duration) error { return d.msg.NakWithDelay(delay) }
+
+// Consume starts to deliver the account's calls. At any time at most quota calls of the account are delivered and not Done, on all servers
+// together. deliver is called from one goroutine and must not block. stop returns when it will not be called any more; it may be called more
+// than once.
+func (s *Store) Consume(ctx context.Context, account string, quota int, deliver func(*Delivery)) (stop func(), err error) {
+	q, err := s.queue(ctx, account)
+	if err != nil {
+		return nil, err
+	}
+	if s.server != nil {
+		// What was delivered before a restart would come back only when its lease ends. As no other server can hold it, a new consumer
+		// has it delivered at once.
+		if err := q.DeleteConsumer(ctx, pool); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return nil, unavailable(err)
+		}
+	}
+	consumer, err := q.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
+		Durable:       pool,
+		FilterSubject: "queue." + account + "." + pool + ".>",
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       s.cfg.Lease,
+		MaxAckPending: quota,
+		MaxDeliver:    -1,
+		Replicas:      s.cfg.Replicas,
+	})
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	consume, err := consumer.Consume(func(msg jetstream.Msg) {
+		call, err := decodeCall(msg.Headers(), msg.Data())
+		if err != nil {
+			// No server will ever be able to read it, and it would hold a place of the quota for ever.
+			s.log.Error("dropped a call that can't be read", "subject", msg.Subject(), "error", err)
+			if err := msg.Term(); err != nil {
+				s.log.Error("a call that can't be read stays in the queue", "error", err)
+			}
+			return
+		}
+		deliver(&Delivery{call: call, msg: msg})
+	}, jetstream.PullMaxMessages(max(quota, 1)), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+		s.log.Debug("consuming the queue", "account", account, "error", err)
+	}))
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return func() {
+		consume.Stop()
+		<-consume.Closed()
+	}, nil
+}

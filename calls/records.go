@@ -1,0 +1,75 @@
+package calls
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/funcd/funcd/api"
+)
+
+// errWrongLastSequence is JetStream's error code for a publish whose expected last sequence is not the last.
+const errWrongLastSequence = 10071
+
+func recordSubject(function, call string) string { return "record." + function + "." + call }
+
+// Record returns a call's record and its version for SaveRecord. The error is of code NotFound if there is none: the call was not given
+// to a container yet, was fetched, or never existed.
+func (s *Store) Record(ctx context.Context, function, call string) (api.Record, uint64, error) {
+	msg, err := s.records.GetLastMsgForSubject(ctx, recordSubject(function, call))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return api.Record{}, 0, api.Errorf(api.NotFound, "no such call: %s", call)
+	}
+	if err != nil {
+		return api.Record{}, 0, unavailable(err)
+	}
+	var rec api.Record
+	if err := json.Unmarshal(msg.Data, &rec); err != nil {
+		return api.Record{}, 0, fmt.Errorf("the record of call %s can't be read: %w", call, err)
+	}
+	return rec, msg.Sequence, nil
+}
+
+// SaveRecord stores the record if its version is still the given one, 0 for none. It returns the new version; the record is then on disk.
+// The error is of code Conflict if the record has changed meanwhile, else Unavailable.
+func (s *Store) SaveRecord(ctx context.Context, rec api.Record, version uint64) (uint64, error) {
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return 0, err
+	}
+	ack, err := s.js.Publish(ctx, recordSubject(rec.Function, rec.CallID), data,
+		jetstream.WithExpectStream(recordsStream), jetstream.WithExpectLastSequencePerSubject(version))
+	var refused *jetstream.APIError
+	if errors.As(err, &refused) && refused.ErrorCode == errWrongLastSequence {
+		return 0, api.Wrap(api.Conflict, err, "the record of the call has changed meanwhile")
+	}
+	if err != nil {
+		return 0, unavailable(err)
+	}
+	return ack.Sequence, nil
+}
+
+// Forget removes an ended call: its record, its output, and what may be left of it in the queue after a crash, which would run it again.
+func (s *Store) Forget(ctx context.Context, rec api.Record) error {
+	q, err := s.queue(ctx, rec.Account)
+	if err != nil {
+		return err
+	}
+	msg, err := q.GetLastMsgForSubject(ctx, queueSubject(rec.Account, rec.Function, rec.CallID))
+	if err == nil {
+		err = q.DeleteMsg(ctx, msg.Sequence)
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return unavailable(err)
+	}
+	if err := s.records.Purge(ctx, jetstream.WithPurgeSubject(recordSubject(rec.Function, rec.CallID))); err != nil {
+		return unavailable(err)
+	}
+	if rec.State == api.Finished {
+		return s.removeOutput(ctx, rec.Function, rec.CallID)
+	}
+	return nil
+}

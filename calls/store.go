@@ -1,0 +1,248 @@
+// Package calls keeps what is durable about calls: the queue, the records, the event logs and the outputs, and it carries the short
+// messages by which funcd servers tell each other of them. All of it is on NATS JetStream: embedded in the process, or a cluster by URL.
+//
+// What a call goes through, and when, is the scheduler's; this package knows streams, subjects and limits.
+//
+// Subjects: queue.<account>.<pool>.<function>.<call>, record.<function>.<call>, log.<function>.<call>, out.<function>.<call> are
+// in streams; take.<call> and ended.<function>.<call> are plain messages between servers. Functions and calls go by their ids, accounts by
+// their names; none of them can hold a dot.
+package calls
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/funcd/funcd/api"
+)
+
+// Config says where the streams are and how much they hold. The zero value of a limit means its default.
+type Config struct {
+	// Dir is where the embedded server keeps its files, created if missing. It must be this server's own. Ignored with URL.
+	Dir string
+	// URL is that of a NATS cluster with JetStream, in place of the embedded server.
+	URL string
+	// Replicas of each stream on a NATS cluster. Default 1; 3 survives the loss of a NATS server.
+	Replicas int
+
+	// QueueCalls and QueueBytes bound the calls of one account that have not ended; one more is refused. Defaults 100,000 and 4 GiB.
+	QueueCalls int64
+	QueueBytes int64
+	// OutputBytes and LogBytes are what is kept for each function, the oldest dropped first. Default 50 MiB each.
+	OutputBytes int64
+	LogBytes    int64
+	// Lease is how long a call stays with a server that is not heard of, before another takes it over. Default 20 s.
+	Lease time.Duration
+
+	Logger *slog.Logger
+}
+
+// Defaults of Config.
+const (
+	DefaultQueueCalls  = 100_000
+	DefaultQueueBytes  = 4 << 30
+	DefaultOutputBytes = 50 << 20
+	DefaultLogBytes    = 50 << 20
+	DefaultLease       = 20 * time.Second
+)
+
+// maxMessage is the largest message: a payload or an output of 1 MiB and its description with a margin.
+const maxMessage = 2<<20 + 64<<10
+
+const recordsStream = "RECORDS"
+
+// Store is the open streams. Its methods may be called at once from any goroutine.
+type Store struct {
+	cfg     Config
+	log     *slog.Logger
+	server  *server.Server // nil with Config.URL
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	records jetstream.Stream
+	ended   *nats.Subscription
+
+	mu      sync.Mutex
+	streams map[string]jetstream.Stream // by name; those that this server has seen
+	waiters map[string]map[chan struct{}]struct{}
+}
+
+// Open starts the embedded server, or connects, and makes the streams that are there from the start. It blocks until JetStream answers,
+// for at most 30 s: reading back a large store takes its time.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	setDefault(&cfg.Replicas, 1)
+	setDefault(&cfg.QueueCalls, DefaultQueueCalls)
+	setDefault(&cfg.QueueBytes, DefaultQueueBytes)
+	setDefault(&cfg.OutputBytes, DefaultOutputBytes)
+	setDefault(&cfg.LogBytes, DefaultLogBytes)
+	setDefault(&cfg.Lease, DefaultLease)
+	s := &Store{
+		cfg:     cfg,
+		log:     cfg.Logger.With("component", "calls"),
+		streams: map[string]jetstream.Stream{},
+		waiters: map[string]map[chan struct{}]struct{}{},
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := s.open(ctx); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func setDefault[T comparable](v *T, value T) {
+	var zero T
+	if *v == zero {
+		*v = value
+	}
+}
+
+func (s *Store) open(ctx context.Context) error {
+	options := []nats.Option{nats.Name("funcd"), nats.MaxReconnects(-1)}
+	if s.cfg.URL == "" {
+		if err := s.startServer(); err != nil {
+			return err
+		}
+		options = append(options, nats.InProcessServer(s.server))
+	}
+	var err error
+	if s.nc, err = nats.Connect(s.cfg.URL, options...); err != nil {
+		return fmt.Errorf("connecting to NATS: %w", err)
+	}
+	if s.js, err = jetstream.New(s.nc); err != nil {
+		return err
+	}
+	s.records, err = s.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name:              recordsStream,
+		Description:       "funcd: one record for each call",
+		Subjects:          []string{"record.*.*"},
+		MaxMsgsPerSubject: 1,
+		Replicas:          s.cfg.Replicas,
+		AllowDirect:       true,
+	})
+	if err != nil {
+		return fmt.Errorf("opening the records of calls: %w", err)
+	}
+	s.ended, err = s.nc.Subscribe("ended.*.*", func(m *nats.Msg) { s.wake(m.Subject) })
+	return err
+}
+
+func (s *Store) startServer() error {
+	if err := os.MkdirAll(s.cfg.Dir, 0o700); err != nil {
+		return err
+	}
+	srv, err := server.NewServer(&server.Options{
+		ServerName: "funcd",
+		DontListen: true,
+		NoSigs:     true,
+		NoLog:      true,
+		MaxPayload: maxMessage,
+		MaxPending: 64 << 20,
+		JetStream:  true,
+		// The default store directory is under /tmp and would be shared by all that forget to set it.
+		StoreDir: filepath.Clean(s.cfg.Dir),
+		// A call that was answered with its id survives a power loss.
+		SyncAlways: true,
+	})
+	if err != nil {
+		return fmt.Errorf("the embedded NATS server: %w", err)
+	}
+	srv.SetLoggerV2(natsLog{s.log}, false, false, false)
+	s.server = srv
+	srv.Start()
+	if !srv.ReadyForConnections(25 * time.Second) {
+		return errors.New("the embedded NATS server did not start within 25 s")
+	}
+	return nil
+}
+
+// Close ends the connection and the embedded server, and returns when both have ended. The store can't be used any more. It may be called
+// more than once.
+func (s *Store) Close() {
+	if s.nc != nil {
+		s.nc.Close()
+	}
+	if s.server != nil {
+		s.server.Shutdown()
+		s.server.WaitForShutdown()
+	}
+}
+
+// Ping tells whether JetStream answers. The error is of code Unavailable.
+func (s *Store) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if _, err := s.js.AccountInfo(ctx); err != nil {
+		return unavailable(err)
+	}
+	return nil
+}
+
+// RemoveFunction drops the logs, outputs and records of a function. Its calls must have ended.
+func (s *Store) RemoveFunction(ctx context.Context, function string) error {
+	s.mu.Lock()
+	delete(s.streams, logStream(function))
+	delete(s.streams, outStream(function))
+	s.mu.Unlock()
+	for _, name := range []string{logStream(function), outStream(function)} {
+		if err := s.js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return unavailable(err)
+		}
+	}
+	if err := s.records.Purge(ctx, jetstream.WithPurgeSubject(recordSubject(function, "*"))); err != nil {
+		return unavailable(err)
+	}
+	return nil
+}
+
+// stream returns the stream of this name, made by config if this server has not seen it yet.
+func (s *Store) stream(ctx context.Context, name string, config func() jetstream.StreamConfig) (jetstream.Stream, error) {
+	s.mu.Lock()
+	stream, ok := s.streams[name]
+	s.mu.Unlock()
+	if ok {
+		return stream, nil
+	}
+	cfg := config()
+	cfg.Name = name
+	cfg.Replicas = s.cfg.Replicas
+	stream, err := s.js.CreateOrUpdateStream(ctx, cfg)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	s.mu.Lock()
+	s.streams[name] = stream
+	s.mu.Unlock()
+	return stream, nil
+}
+
+func unavailable(err error) error {
+	return api.Wrap(api.Unavailable, err, "the store of calls does not answer")
+}
+
+// natsLog passes the embedded server's warnings and errors on; its notices are its own.
+type natsLog struct{ log *slog.Logger }
+
+func (l natsLog) Noticef(format string, v ...any) {
+	l.log.Debug("nats", "message", fmt.Sprintf(format, v...))
+}
+func (l natsLog) Debugf(format string, v ...any) {}
+func (l natsLog) Tracef(format string, v ...any) {}
+func (l natsLog) Warnf(format string, v ...any) {
+	l.log.Warn("nats", "message", fmt.Sprintf(format, v...))
+}
+func (l natsLog) Errorf(format string, v ...any) {
+	l.log.Error("nats", "message", fmt.Sprintf(format, v...))
+}
+func (l natsLog) Fatalf(format string, v ...any) {
+	l.log.Error("nats", "message", fmt.Sprintf(format, v...))
+}

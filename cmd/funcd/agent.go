@@ -1,0 +1,385 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/funcd/funcd/api"
+	"github.com/funcd/funcd/calls"
+	"github.com/funcd/funcd/consul"
+	"github.com/funcd/funcd/functions"
+	"github.com/funcd/funcd/httpapi"
+	"github.com/funcd/funcd/images"
+	"github.com/funcd/funcd/jobs"
+	"github.com/funcd/funcd/nomad"
+	"github.com/funcd/funcd/scheduler"
+)
+
+func agentCommand(std stdio, getenv func(string) string) *cobra.Command {
+	var configFile, httpAddress, dataDir string
+	var dev bool
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Run the server",
+		Long: `agent runs the server until SIGTERM or SIGINT.
+
+With --config it uses the Nomad and Consul of the file, or of their own environment variables (NOMAD_ADDR, NOMAD_TOKEN,
+CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, …). configs/funcd.hcl explains every setting.
+
+With --dev it starts a Nomad and a Consul dev agent where none answers, ends them with itself, and takes management
+requests without a signature as those of the account "default". It listens on a loopback address only.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !dev && configFile == "" {
+				return usageError{errors.New("agent needs --config FILE, or --dev")}
+			}
+			c, err := loadConfig(configFile)
+			if err != nil {
+				return usageError{err}
+			}
+			if cmd.Flags().Changed("http") {
+				c.HTTP = httpAddress
+			}
+			if cmd.Flags().Changed("data-dir") {
+				c.DataDir = dataDir
+			}
+			settings, err := c.check()
+			if err != nil {
+				return usageError{err}
+			}
+			log := slog.New(slog.NewTextHandler(std.err, &slog.HandlerOptions{Level: settings.level}))
+			return serve(cmd.Context(), settings, dev, getenv, log)
+		},
+	}
+	cmd.Flags().StringVar(&configFile, "config", "", "configuration file, in HCL")
+	cmd.Flags().BoolVar(&dev, "dev", false, "start what is missing of Nomad and Consul, accept unsigned requests on loopback")
+	cmd.Flags().StringVar(&httpAddress, "http", "127.0.0.1:3862", "address of the API, host:port")
+	cmd.Flags().StringVar(&dataDir, "data-dir", "./funcd-data", "where funcd keeps its files")
+	return cmd
+}
+
+// serve runs an agent until ctx ends.
+func serve(ctx context.Context, s *settings, dev bool, getenv func(string) string, log *slog.Logger) error {
+	if dev {
+		if err := checkLoopback(s.HTTP); err != nil {
+			return usageError{err}
+		}
+		stack, err := startDevStack(ctx, s, getenv, log)
+		if err != nil {
+			return err
+		}
+		defer stack.Stop()
+	}
+	a, err := newAgent(s, dev, log)
+	if err != nil {
+		return err
+	}
+	defer a.Stop()
+	if err := a.Start(ctx); err != nil {
+		return err
+	}
+	log.Info("funcd is serving", "http", a.Addr(), "version", version)
+	select {
+	case <-ctx.Done():
+		log.Info("funcd is stopping")
+		return nil
+	case err := <-a.failed:
+		return err
+	}
+}
+
+func checkLoopback(address string) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return fmt.Errorf("http: --dev accepts unsigned requests, so %q must be a loopback address", address)
+	}
+	return nil
+}
+
+// The account that --dev takes unsigned requests for.
+const devAccount = "default"
+
+// The bounds of a server's connections. There is none for writing, as a call may be waited for all day.
+const (
+	headerTime   = 10 * time.Second
+	idleTime     = 2 * time.Minute
+	maxHeaders   = 64 << 10 // bytes; a call's headers travel with it
+	pollTime     = 30 * time.Second
+	stopTime     = 10 * time.Second // for requests that are being answered when the server stops
+	upkeepPeriod = 10 * time.Second
+	upkeepLock   = "upkeep"
+)
+
+// agent is the server: all parts joined.
+type agent struct {
+	settings  *settings
+	dev       bool
+	log       *slog.Logger
+	consul    *consul.Client
+	functions *consul.Functions
+	keys      *consul.Credentials
+	nomad     *nomad.Client
+	images    *images.Resolver
+
+	store     *calls.Store
+	scheduler *scheduler.Scheduler
+	service   *functions.Service
+
+	background context.Context // of what follows Consul and Nomad
+	cancel     context.CancelFunc
+	requests   context.Context // of the requests that are being answered
+	hangUp     context.CancelCauseFunc
+	running    sync.WaitGroup
+	servers    []*http.Server
+	listener   net.Listener
+	failed     chan error // a server that ended by itself
+	stopping   sync.Once
+}
+
+// newAgent joins the parts. It starts nothing.
+func newAgent(s *settings, dev bool, log *slog.Logger) (*agent, error) {
+	a := &agent{settings: s, dev: dev, log: log, failed: make(chan error, 2)}
+	a.background, a.cancel = context.WithCancel(context.Background())
+	a.requests, a.hangUp = context.WithCancelCause(context.Background())
+	var err error
+	a.consul, err = consul.New(consul.Config{Address: s.Consul.Address, Token: s.Consul.Token, Prefix: s.Consul.Prefix, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	a.functions = consul.NewFunctions(a.consul)
+	a.keys = consul.NewCredentials(a.consul)
+	if a.images, err = images.New(images.Config{DockerHost: s.Docker.Host, Logger: log}); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Start opens the store and the listeners. Consul and Nomad need not answer yet. After an error Stop ends what was started.
+func (a *agent) Start(ctx context.Context) error {
+	s := a.settings
+	runner, err := prepareRunner(s)
+	if err != nil {
+		return err
+	}
+	options := jobs.Options{
+		Region:         s.Nomad.Region,
+		Namespace:      s.Nomad.Namespace,
+		Datacenters:    s.Nomad.Datacenters,
+		NodePool:       s.Nomad.NodePool,
+		Priority:       s.Nomad.Priority,
+		Sizes:          s.sizes,
+		MaxKillTimeout: s.maxKillTimeout,
+		PidsLimit:      s.Nomad.PidsLimit,
+		Runner:         runner.job,
+	}
+	a.nomad, err = nomad.New(nomad.Config{Address: s.Nomad.Address, Token: s.Nomad.Token, Options: options, Logger: a.log})
+	if err != nil {
+		return err
+	}
+	a.store, err = calls.Open(ctx, calls.Config{
+		Dir:         filepath.Join(s.DataDir, "jetstream"),
+		URL:         s.NATS.URL,
+		Replicas:    s.NATS.Replicas,
+		QueueCalls:  int64(s.Limits.QueuedCalls),
+		QueueBytes:  int64(s.Limits.QueuedBytes),
+		OutputBytes: int64(s.Limits.StoredOutputs),
+		LogBytes:    int64(s.Limits.StoredLogs),
+		Lease:       s.lease,
+		Logger:      a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.scheduler = scheduler.New(scheduler.Config{
+		Queue:          queue{a.store},
+		Records:        a.store,
+		Messages:       a.store,
+		Cluster:        a.nomad,
+		Functions:      a.functions,
+		Quota:          s.Quota,
+		Lease:          s.lease,
+		MaxKillTimeout: s.maxKillTimeout,
+		MaxOutput:      s.Limits.Output,
+		Logger:         a.log,
+	})
+	a.service = functions.New(functions.Config{Store: a.functions, Cluster: a.nomad, Images: a.images, Calls: a.store, Logger: a.log})
+
+	// A stopped watch has nothing to say but that it was told to.
+	a.running.Go(func() { _ = a.functions.Run(a.background) })
+	a.running.Go(func() { _ = a.keys.Run(a.background) })
+	a.running.Go(func() { a.nomad.Run(a.background) })
+	if err := a.scheduler.ServeAll(ctx); err != nil {
+		return err
+	}
+	a.running.Go(func() { a.keepServing(a.background) })
+	a.running.Go(func() {
+		if err := a.consul.WhileLeader(a.background, upkeepLock, a.upkeep); err != nil && a.background.Err() == nil {
+			a.log.Error("this server does no upkeep", "error", err)
+		}
+	})
+	if err := a.listen(runner); err != nil {
+		return err
+	}
+	a.running.Go(func() { a.consul.KeepRegistered(a.background, a.registration()) })
+	return nil
+}
+
+// listen opens the API's listener and, where containers have it mounted, the runner's socket.
+func (a *agent) listen(runner *preparedRunner) error {
+	s := a.settings
+	cfg := httpapi.Config{
+		Functions:     a.service,
+		Directory:     a.functions,
+		Calls:         a.scheduler,
+		Logs:          a.store,
+		Runners:       a.scheduler,
+		Credentials:   a.keys,
+		Identities:    a.nomad,
+		Ready:         map[string]func(context.Context) error{"consul": a.consul.Ping, "nomad": a.nomad.Ping, "jetstream": a.store.Ping},
+		RunnerArchive: runner.archive,
+		MaxBody:       s.Limits.Payload,
+		MaxOutput:     s.Limits.Output,
+		BodyTime:      s.bodyTime,
+		PollTime:      pollTime,
+		Version:       versionInfo(),
+		Logger:        a.log,
+	}
+	if a.dev {
+		cfg.UnsignedAccount = devAccount
+	}
+	server := httpapi.New(cfg)
+	var err error
+	if a.listener, err = net.Listen("tcp", s.HTTP); err != nil {
+		return err
+	}
+	a.serve(a.listener, server.Handler(s.Runner.Mode == runnerHTTP))
+	if s.Runner.Mode == runnerSocket {
+		socket, err := runner.listen()
+		if err != nil {
+			return err
+		}
+		a.serve(socket, server.RunnerHandler())
+	}
+	return nil
+}
+
+func (a *agent) serve(listener net.Listener, handler http.Handler) {
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: headerTime,
+		IdleTimeout:       idleTime,
+		MaxHeaderBytes:    maxHeaders,
+		BaseContext:       func(net.Listener) context.Context { return a.requests },
+		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+	}
+	a.servers = append(a.servers, server)
+	a.running.Go(func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			a.failed <- err
+		}
+	})
+}
+
+// Addr is the address that the API listens on. It is valid after Start.
+func (a *agent) Addr() string { return a.listener.Addr().String() }
+
+// keepServing takes on accounts whose first call another server has accepted.
+func (a *agent) keepServing(ctx context.Context) {
+	every(ctx, upkeepPeriod, func() {
+		if err := a.scheduler.ServeAll(ctx); err != nil {
+			a.log.Debug("accounts are not looked for", "error", err)
+		}
+	})
+}
+
+// upkeep is what one server does for all: it repairs what the cluster has lost.
+func (a *agent) upkeep(ctx context.Context) error {
+	if err := a.functions.WaitReady(ctx); err != nil {
+		return err
+	}
+	every(ctx, upkeepPeriod, func() {
+		if err := a.service.Repair(ctx); err != nil && ctx.Err() == nil {
+			a.log.Debug("functions are not repaired", "error", err)
+		}
+	})
+	return nil
+}
+
+// every calls do at once and then after each period until ctx ends.
+func every(ctx context.Context, period time.Duration, do func()) {
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		do()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// registration is funcd as a Consul service. Its check asks for the process only: a server whose Nomad is away still takes calls.
+func (a *agent) registration() consul.Service {
+	host, port, _ := net.SplitHostPort(a.Addr())
+	number, _ := strconv.Atoi(port)
+	return consul.Service{
+		ID:       a.settings.Consul.Service + "-" + net.JoinHostPort(host, port),
+		Name:     a.settings.Consul.Service,
+		Address:  host,
+		Port:     number,
+		CheckURL: "http://" + a.Addr() + "/healthz",
+	}
+}
+
+// errStopping is why requests end that were still being answered.
+var errStopping = api.Errorf(api.Unavailable, "the server is stopping")
+
+// Stop takes no more requests, answers those that have begun within stopTime, hands its calls back and ends all that it has started. It
+// returns when that is done, and may be called more than once.
+func (a *agent) Stop() {
+	a.stopping.Do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+		defer cancel()
+		// Whoever waits for a call, as containers do, would keep the server up: they are told to ask another, or again.
+		a.hangUp(errStopping)
+		for _, server := range a.servers {
+			if err := server.Shutdown(ctx); err != nil {
+				a.log.Warn("requests were cut off", "error", err)
+				_ = server.Close()
+			}
+		}
+		if a.scheduler != nil {
+			a.scheduler.Stop()
+		}
+		a.cancel()
+		a.running.Wait()
+		if a.store != nil {
+			a.store.Close()
+		}
+		a.images.Close()
+		a.consul.Close()
+	})
+}
+
+// queue gives the scheduler its own interface for what the store delivers.
+type queue struct{ *calls.Store }
+
+var _ scheduler.Queue = queue{}
+
+func (q queue) Consume(ctx context.Context, account string, quota int, deliver func(scheduler.Delivery)) (stop func(), err error) {
+	return q.Store.Consume(ctx, account, quota, func(d *calls.Delivery) { deliver(d) })
+}

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/gohcl"
+	"github.com/hashicorp/hcl/v2/hclparse"
+
+	"github.com/funcd/funcd/api"
+	"github.com/funcd/funcd/calls"
+	"github.com/funcd/funcd/jobs"
+)
+
+// config is the configuration file. configs/funcd.hcl shows and explains every setting; the defaults are in defaultConfig.
+type config struct {
+	HTTP     string `hcl:"http,optional"`
+	DataDir  string `hcl:"data_dir,optional"`
+	LogLevel string `hcl:"log_level,optional"`
+	Quota    int    `hcl:"quota,optional"`
+
+	Limits *limitsConfig `hcl:"limits,block"`
+	Runner *runnerConfig `hcl:"runner,block"`
+	Consul *consulConfig `hcl:"consul,block"`
+	Nomad  *nomadConfig  `hcl:"nomad,block"`
+	NATS   *natsConfig   `hcl:"nats,block"`
+	Docker *dockerConfig `hcl:"docker,block"`
+	Sizes  []sizeConfig  `hcl:"size,block"`
+}
+
+type limitsConfig struct {
+	Payload       int    `hcl:"payload,optional"`
+	Output        int    `hcl:"output,optional"`
+	QueuedCalls   int    `hcl:"queued_calls,optional"`
+	QueuedBytes   int    `hcl:"queued_bytes,optional"`
+	StoredOutputs int    `hcl:"stored_outputs,optional"`
+	StoredLogs    int    `hcl:"stored_logs,optional"`
+	BodyTime      string `hcl:"body_time,optional"`
+	CallLease     string `hcl:"call_lease,optional"`
+}
+
+type runnerConfig struct {
+	Mode      string `hcl:"mode,optional"`
+	Path      string `hcl:"path,optional"`
+	SocketDir string `hcl:"socket_dir,optional"`
+	Address   string `hcl:"address,optional"`
+}
+
+type consulConfig struct {
+	Address string `hcl:"address,optional"`
+	Token   string `hcl:"token,optional"`
+	Prefix  string `hcl:"prefix,optional"`
+	Service string `hcl:"service,optional"`
+}
+
+type nomadConfig struct {
+	Address        string   `hcl:"address,optional"`
+	Token          string   `hcl:"token,optional"`
+	Region         string   `hcl:"region,optional"`
+	Namespace      string   `hcl:"namespace,optional"`
+	Datacenters    []string `hcl:"datacenters,optional"`
+	NodePool       string   `hcl:"node_pool,optional"`
+	Priority       int      `hcl:"priority,optional"`
+	MaxKillTimeout string   `hcl:"max_kill_timeout,optional"`
+	PidsLimit      int      `hcl:"pids_limit,optional"`
+}
+
+type natsConfig struct {
+	URL      string `hcl:"url,optional"`
+	Replicas int    `hcl:"replicas,optional"`
+}
+
+type dockerConfig struct {
+	Host string `hcl:"host,optional"`
+}
+
+type sizeConfig struct {
+	Name   string `hcl:"name,label"`
+	CPU    int    `hcl:"cpu,optional"`
+	Cores  int    `hcl:"cores,optional"`
+	Memory int    `hcl:"memory"`
+}
+
+const mebibyte = 1 << 20
+
+// The ways in which a container gets its runner.
+const (
+	runnerSocket = "socket"
+	runnerHTTP   = "http"
+)
+
+func defaultConfig() config {
+	return config{
+		HTTP:     "127.0.0.1:3862",
+		DataDir:  "./funcd-data",
+		LogLevel: "info",
+		Quota:    10,
+		Limits: &limitsConfig{
+			Payload:       mebibyte,
+			Output:        mebibyte,
+			QueuedCalls:   calls.DefaultQueueCalls,
+			QueuedBytes:   calls.DefaultQueueBytes,
+			StoredOutputs: calls.DefaultOutputBytes,
+			StoredLogs:    calls.DefaultLogBytes,
+			BodyTime:      "1m",
+			CallLease:     calls.DefaultLease.String(),
+		},
+		Runner: &runnerConfig{Mode: runnerSocket},
+		Consul: &consulConfig{Prefix: "funcd", Service: "funcd"},
+		Nomad:  &nomadConfig{Datacenters: []string{"*"}, Priority: 50, MaxKillTimeout: "30s", PidsLimit: 1024},
+		NATS:   &natsConfig{Replicas: 1},
+		Docker: &dockerConfig{Host: "unix:///var/run/docker.sock"},
+	}
+}
+
+// loadConfig reads a configuration file over the defaults. An unknown key, a wrong type or value is an error with the file and the line.
+func loadConfig(path string) (config, error) {
+	c := defaultConfig()
+	if path == "" {
+		return c, nil
+	}
+	source, err := os.ReadFile(path)
+	if err != nil {
+		return config{}, err
+	}
+	file, diagnostics := hclparse.NewParser().ParseHCL(source, path)
+	if !diagnostics.HasErrors() {
+		diagnostics = append(diagnostics, gohcl.DecodeBody(file.Body, nil, &c)...)
+	}
+	if diagnostics.HasErrors() {
+		return config{}, errors.New(describe(diagnostics))
+	}
+	return c, nil
+}
+
+// describe puts each error on a line of its own that an editor can jump to.
+func describe(diagnostics hcl.Diagnostics) string {
+	var lines []string
+	for _, err := range diagnostics.Errs() {
+		lines = append(lines, err.Error())
+	}
+	return strings.Join(lines, "\n")
+}
+
+// settings is a config that was found to make sense.
+type settings struct {
+	config
+	level          slog.Level
+	bodyTime       time.Duration
+	lease          time.Duration
+	maxKillTimeout time.Duration
+	sizes          map[string]jobs.Size
+}
+
+// check makes settings of a config. The error names the setting.
+func (c config) check() (*settings, error) {
+	s := &settings{config: c, sizes: jobs.DefaultSizes()}
+	if err := s.level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return nil, fmt.Errorf("log_level: %q must be debug, info, warn or error", c.LogLevel)
+	}
+	if _, _, err := net.SplitHostPort(c.HTTP); err != nil {
+		return nil, fmt.Errorf("http: %q must be of the form host:port", c.HTTP)
+	}
+	for name, d := range map[string]struct {
+		text string
+		to   *time.Duration
+	}{
+		"limits.body_time":       {c.Limits.BodyTime, &s.bodyTime},
+		"limits.call_lease":      {c.Limits.CallLease, &s.lease},
+		"nomad.max_kill_timeout": {c.Nomad.MaxKillTimeout, &s.maxKillTimeout},
+	} {
+		value, err := time.ParseDuration(d.text)
+		if err != nil || value <= 0 {
+			return nil, fmt.Errorf(`%s: %q must be a duration such as "30s"`, name, d.text)
+		}
+		*d.to = value
+	}
+	positive := map[string]int{
+		"quota": c.Quota, "nats.replicas": c.NATS.Replicas, "nomad.priority": c.Nomad.Priority,
+		"limits.queued_calls": c.Limits.QueuedCalls, "limits.queued_bytes": c.Limits.QueuedBytes,
+		"limits.payload": c.Limits.Payload, "limits.output": c.Limits.Output,
+		"limits.stored_outputs": c.Limits.StoredOutputs, "limits.stored_logs": c.Limits.StoredLogs,
+	}
+	for _, name := range slices.Sorted(maps.Keys(positive)) {
+		if positive[name] < 1 {
+			return nil, fmt.Errorf("%s: must be at least 1", name)
+		}
+	}
+	for name, value := range map[string]int{"limits.payload": c.Limits.Payload, "limits.output": c.Limits.Output} {
+		if value > mebibyte {
+			return nil, fmt.Errorf("%s: must be at most %d: a call travels as one message", name, mebibyte)
+		}
+	}
+	for _, size := range c.Sizes {
+		if !slices.Contains(api.Sizes, size.Name) {
+			return nil, fmt.Errorf("size %q: must be one of %s", size.Name, strings.Join(api.Sizes, ", "))
+		}
+		s.sizes[size.Name] = jobs.Size{CPU: size.CPU, Cores: size.Cores, Memory: size.Memory}
+	}
+	return s, s.checkRunner()
+}
+
+func (s *settings) checkRunner() error {
+	r := s.Runner
+	switch r.Mode {
+	case runnerSocket:
+		if r.SocketDir == "" {
+			r.SocketDir = filepath.Join(s.DataDir, "runner")
+		}
+	case runnerHTTP:
+		if r.Address == "" {
+			return errors.New(`runner.address: is required with mode "http": where containers reach this server, such as "http://10.0.0.5:3862"`)
+		}
+	default:
+		return fmt.Errorf("runner.mode: %q must be socket or http", r.Mode)
+	}
+	if r.Path == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("runner.path: %w", err)
+		}
+		r.Path = filepath.Join(filepath.Dir(self), jobs.RunnerFile)
+	}
+	if _, err := os.Stat(r.Path); err != nil {
+		return fmt.Errorf("runner.path: the program that goes into containers is not there: %w", err)
+	}
+	return nil
+}

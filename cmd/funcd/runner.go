@@ -1,0 +1,94 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/funcd/funcd/jobs"
+)
+
+// preparedRunner is the runner where containers get it from.
+type preparedRunner struct {
+	job     jobs.Runner
+	archive []byte // for containers that download it
+}
+
+// prepareRunner puts the runner into the directory that is mounted, or into an archive.
+func prepareRunner(s *settings) (*preparedRunner, error) {
+	program, err := os.ReadFile(s.Runner.Path)
+	if err != nil {
+		return nil, err
+	}
+	if s.Runner.Mode == runnerHTTP {
+		archive, err := pack(program)
+		if err != nil {
+			return nil, err
+		}
+		sum := sha256.Sum256(archive)
+		return &preparedRunner{archive: archive, job: jobs.Runner{URL: s.Runner.Address, ArchiveSHA256: hex.EncodeToString(sum[:])}}, nil
+	}
+	dir, err := filepath.Abs(s.Runner.SocketDir)
+	if err != nil {
+		return nil, err
+	}
+	// Containers run as any user: all may enter and execute. What may be done over the socket is decided by the token.
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	// The old one may be running in containers, and can't be written to: a new file takes its name.
+	temporary := filepath.Join(dir, jobs.RunnerFile+".new")
+	if err := os.WriteFile(temporary, program, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.Rename(temporary, filepath.Join(dir, jobs.RunnerFile)); err != nil {
+		return nil, err
+	}
+	return &preparedRunner{job: jobs.Runner{SocketDir: dir}}, nil
+}
+
+// pack makes a tar.gz, as an artifact keeps a file's permission to be executed only within an archive. It is the same each time for the same program.
+func pack(program []byte) ([]byte, error) {
+	var archive bytes.Buffer
+	gz := gzip.NewWriter(&archive)
+	tw := tar.NewWriter(gz)
+	if err := tw.WriteHeader(&tar.Header{Name: jobs.RunnerFile, Mode: 0o755, Size: int64(len(program))}); err != nil {
+		return nil, err
+	}
+	if _, err := tw.Write(program); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(tw.Close(), gz.Close()); err != nil {
+		return nil, err
+	}
+	return archive.Bytes(), nil
+}
+
+// listen opens the socket in the mounted directory, in place of one that an earlier server has left.
+func (r *preparedRunner) listen() (net.Listener, error) {
+	path := filepath.Join(r.job.SocketDir, jobs.SocketFile)
+	if conn, err := net.Dial("unix", path); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("another funcd listens on %s: give each its own data_dir", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		listener.Close()
+		return nil, err
+	}
+	return listener, nil
+}

@@ -1,0 +1,214 @@
+// Package functions is the life of a function: it is created, updated, removed, and repaired where the cluster has lost it. It joins the
+// three places that know of a function: the store of definitions, the cluster's jobs, and what is kept of its calls.
+//
+// What a function may look like is package api's; how each place keeps it is left to the places.
+package functions
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/funcd/funcd/api"
+)
+
+// Store holds the definitions. Its errors are of code NotFound, Conflict and Unavailable.
+type Store interface {
+	Create(ctx context.Context, d api.Definition) (api.Definition, error)
+	// Update applies change to the latest definition; it may call it more than once.
+	Update(ctx context.Context, account, name string, change func(*api.Definition) error) (api.Definition, error)
+	// Delete removes the function if it still has this id.
+	Delete(ctx context.Context, account, name, id string) error
+	Get(ctx context.Context, account, name string) (api.Definition, error)
+	All() []api.Definition
+}
+
+// Cluster holds a job for each function. Its errors are of code Invalid and Unavailable.
+type Cluster interface {
+	Register(ctx context.Context, d *api.Definition) error
+	// Remove removes the function's job and those of its calls. It is no error if they are gone.
+	Remove(ctx context.Context, account, name string) error
+	// Registered returns the revision of every function that has a job, by the function's internal id.
+	Registered(ctx context.Context) (map[string]uint64, error)
+}
+
+// Images looks images up. An image that can't be used is an error of code Invalid that says why.
+type Images interface {
+	Resolve(ctx context.Context, ref string) (api.Image, error)
+}
+
+// Calls is what is kept of a function's calls. Its errors are of code Unavailable.
+type Calls interface {
+	// InFlight returns how many calls of the function have not ended.
+	InFlight(ctx context.Context, account, function string) (int, error)
+	// RemoveFunction drops all that is kept of the function's calls.
+	RemoveFunction(ctx context.Context, function string) error
+}
+
+// Config is what a Service works with. All of it is required.
+type Config struct {
+	Store   Store
+	Cluster Cluster
+	Images  Images
+	Calls   Calls
+	Logger  *slog.Logger
+}
+
+// Service does what the management endpoints ask for. It may be used from any goroutine.
+type Service struct {
+	cfg Config
+	log *slog.Logger
+}
+
+// New returns a Service.
+func New(cfg Config) *Service {
+	return &Service{cfg: cfg, log: cfg.Logger.With("component", "functions")}
+}
+
+// undoTime is for taking back what was done, when a later step has failed or its caller has gone.
+const undoTime = 15 * time.Second
+
+// Create makes the function the account's. It has a job in the cluster when this returns, so that its first call starts at once. After an
+// error nothing of it is left. The error is of code Invalid, Conflict if the account has one of that name, or Unavailable.
+func (s *Service) Create(ctx context.Context, account string, f api.Function) (api.Function, error) {
+	// The name is checked first: an image may have to be asked for across the world.
+	if _, err := s.cfg.Store.Get(ctx, account, f.Name); err == nil {
+		return api.Function{}, api.Errorf(api.Conflict, "the name %q is already in use", f.Name)
+	} else if api.CodeOf(err) != api.NotFound {
+		return api.Function{}, err
+	}
+	image, err := s.cfg.Images.Resolve(ctx, f.Config.Image)
+	if err != nil {
+		return api.Function{}, err
+	}
+	f.UUID = uuid.NewString()
+	f.Created = api.Timestamp{Time: time.Now().UTC().Truncate(time.Millisecond)}
+	d := api.Definition{ID: strings.ReplaceAll(uuid.NewString(), "-", ""), Account: account, Revision: 1, Function: f, Image: image}
+	if len(d.Command()) == 0 {
+		return api.Function{}, api.Errorf(api.Invalid, "Config.Cmd: is required, as image %s has no command of its own", f.Config.Image)
+	}
+	d, err = s.cfg.Store.Create(ctx, d)
+	if err != nil {
+		return api.Function{}, err
+	}
+	if err := s.cfg.Cluster.Register(ctx, &d); err != nil {
+		s.undoCreate(ctx, d)
+		return api.Function{}, err
+	}
+	s.log.Info("a function was created", "function", d.ID, "account", account, "name", f.Name, "image", image.Ref)
+	return d.Function, nil
+}
+
+func (s *Service) undoCreate(ctx context.Context, d api.Definition) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	if err := s.cfg.Store.Delete(ctx, d.Account, d.Function.Name, d.ID); err != nil {
+		s.log.Error("a function that could not be registered is left behind", "function", d.ID, "error", err)
+		return
+	}
+	// The answer to the registration may have been lost, not the registration.
+	if err := s.cfg.Cluster.Remove(ctx, d.Account, d.Function.Name); err != nil {
+		s.log.Warn("the job of a function that was not created may be left behind", "function", d.ID, "error", err)
+	}
+}
+
+// Update changes the function and its job. Calls that have a container finish with what they were started with. After an error the
+// function is as it was. The error is of code Invalid, NotFound or Unavailable.
+func (s *Service) Update(ctx context.Context, account, name string, update api.FunctionUpdate) (api.Function, error) {
+	var before api.Definition
+	d, err := s.cfg.Store.Update(ctx, account, name, func(d *api.Definition) error {
+		before = *d
+		f, err := update.Apply(d.Function)
+		if err != nil {
+			return err
+		}
+		if update.Refresh {
+			f.UUID = uuid.NewString()
+		}
+		d.Function = f
+		return nil
+	})
+	if err != nil {
+		return api.Function{}, err
+	}
+	if err := s.cfg.Cluster.Register(ctx, &d); err != nil {
+		s.undoUpdate(ctx, before, d)
+		return api.Function{}, err
+	}
+	return d.Function, nil
+}
+
+func (s *Service) undoUpdate(ctx context.Context, before, after api.Definition) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	_, err := s.cfg.Store.Update(ctx, after.Account, after.Function.Name, func(d *api.Definition) error {
+		if d.ID != after.ID || d.Revision != after.Revision {
+			return api.Errorf(api.Conflict, "it has changed again")
+		}
+		d.Function = before.Function
+		return nil
+	})
+	if err != nil {
+		s.log.Error("an update that could not be registered stays", "function", after.ID, "error", err)
+	}
+}
+
+// Remove removes the function, its job and all that is kept of its calls. The error is of code NotFound, Conflict while a call has not
+// ended, or Unavailable.
+func (s *Service) Remove(ctx context.Context, account, name string) error {
+	d, err := s.cfg.Store.Get(ctx, account, name)
+	if err != nil {
+		return err
+	}
+	n, err := s.cfg.Calls.InFlight(ctx, account, d.ID)
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		return api.Errorf(api.Conflict, "%s has calls that have not ended (%d)", name, n)
+	}
+	if err := s.cfg.Store.Delete(ctx, account, name, d.ID); err != nil {
+		return err
+	}
+	// It is gone for its callers. What is left of it is cleared away as far as its places answer, else by the next Repair.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	if err := s.cfg.Cluster.Remove(ctx, account, name); err != nil {
+		s.log.Warn("jobs of a removed function are left behind", "function", d.ID, "error", err)
+	}
+	if err := s.cfg.Calls.RemoveFunction(ctx, d.ID); err != nil {
+		s.log.Warn("outputs and logs of a removed function are left behind", "function", d.ID, "error", err)
+	}
+	s.log.Info("a function was removed", "function", d.ID, "account", account, "name", name)
+	return nil
+}
+
+// Repair registers the functions that the cluster has not, or has in an older revision: it has lost its data, or a server died between the
+// two steps of a change.
+func (s *Service) Repair(ctx context.Context) error {
+	registered, err := s.cfg.Cluster.Registered(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range s.cfg.Store.All() {
+		if registered[d.ID] == d.Revision {
+			continue
+		}
+		// All may be behind by a moment: the latest definition is what counts.
+		latest, err := s.cfg.Store.Get(ctx, d.Account, d.Function.Name)
+		if api.CodeOf(err) == api.NotFound || err == nil && registered[latest.ID] == latest.Revision {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.cfg.Cluster.Register(ctx, &latest); err != nil {
+			return err
+		}
+		s.log.Info("a function was registered again", "function", latest.ID, "name", latest.Function.Name)
+	}
+	return nil
+}

@@ -1,0 +1,196 @@
+package httpapi
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gorilla/mux"
+
+	"github.com/funcd/funcd/api"
+)
+
+// function returns the function that the path names by its name and UUID. A wrong name and a wrong UUID have one answer.
+func (s *Server) function(r *http.Request) (*api.Definition, error) {
+	vars := mux.Vars(r)
+	if !api.ValidUUID(vars["uuid"]) {
+		return nil, noSuchFunction(nil)
+	}
+	d, err := s.cfg.Directory.ByUUID(r.Context(), vars["uuid"])
+	if api.CodeOf(err) == api.NotFound || err == nil && d.Function.Name != vars["name"] {
+		return nil, noSuchFunction(err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &d, nil
+}
+
+func noSuchFunction(err error) error {
+	return api.Wrap(api.NotFound, err, "no such function")
+}
+
+// submit queues the request as a call.
+func (s *Server) submit(w http.ResponseWriter, r *http.Request) (d *api.Definition, call string, err error) {
+	if d, err = s.function(r); err != nil {
+		return nil, "", err
+	}
+	payload, err := s.readBody(w, r, s.cfg.MaxBody)
+	if err != nil {
+		return nil, "", err
+	}
+	call, err = s.cfg.Calls.Submit(r.Context(), d, cgiEnv(r, len(payload)), payload)
+	return d, call, err
+}
+
+func (s *Server) call(w http.ResponseWriter, r *http.Request) error {
+	_, call, err := s.submit(w, r)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, api.CallID{CallID: call})
+	return nil
+}
+
+func (s *Server) callSync(w http.ResponseWriter, r *http.Request) error {
+	d, call, err := s.submit(w, r)
+	if err != nil {
+		return err
+	}
+	return s.answer(w, r, d, call, true)
+}
+
+func (s *Server) output(w http.ResponseWriter, r *http.Request) error {
+	return s.fetch(w, r, false)
+}
+
+func (s *Server) outputWait(w http.ResponseWriter, r *http.Request) error {
+	return s.fetch(w, r, true)
+}
+
+func (s *Server) fetch(w http.ResponseWriter, r *http.Request, wait bool) error {
+	d, err := s.function(r)
+	if err != nil {
+		return err
+	}
+	call := mux.Vars(r)["call"]
+	if !api.ValidUUID(call) {
+		return api.Errorf(api.NotFound, "no such call: %.100s", call)
+	}
+	return s.answer(w, r, d, call, wait)
+}
+
+// answer answers with the call's state or its output. An ended call is removed when its answer was written to the connection as a whole.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, d *api.Definition, call string, wait bool) error {
+	rec, output, err := s.cfg.Calls.Output(r.Context(), d, call, wait)
+	if err != nil && !rec.State.Ended() {
+		return err
+	}
+	if err != nil && api.CodeOf(err) == api.Unavailable {
+		return err // its output is there, but can't be read now
+	}
+	var written error
+	switch {
+	case err != nil:
+		writeError(w, r, err)
+	case rec.State == api.Finished:
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Content-Length", strconv.Itoa(len(output)))
+		_, written = w.Write(output)
+	case rec.State == api.Running:
+		writeText(w, http.StatusCreated, "the call is being executed")
+		return nil
+	default:
+		text := "the call is waiting for execution"
+		if rec.Message != "" {
+			text += ": " + rec.Message
+		}
+		writeText(w, http.StatusAccepted, text)
+		return nil
+	}
+	if written == nil {
+		written = http.NewResponseController(w).Flush()
+	}
+	if written != nil {
+		return nil // nobody to answer any more; the call stays to be fetched
+	}
+	// Whoever asked has the answer and may have hung up.
+	if err := s.cfg.Calls.Delivered(context.WithoutCancel(r.Context()), rec); err != nil {
+		s.log.Warn("a call that was fetched is not removed", "call", rec.CallID, "error", err)
+	}
+	return nil
+}
+
+// logs writes events as JSON lines: over the raw connection for a client that asks for its upgrade, else as the body.
+func (s *Server) logs(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.function(r)
+	if err != nil {
+		return err
+	}
+	query := r.URL.Query()
+	q := api.EventQuery{Call: query.Get("callid"), Follow: boolean(query.Get("follow"))}
+	if q.Tail, err = tail(query.Get("tail")); err != nil {
+		return err
+	}
+	if q.Call != "" && !api.ValidUUID(q.Call) {
+		return api.Errorf(api.Invalid, "callid: %.100q is not the id of a call", q.Call)
+	}
+	if strings.EqualFold(r.Header.Get("Upgrade"), "tcp") {
+		return s.logsUpgraded(w, d.ID, q)
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	flusher := http.NewResponseController(w)
+	// A follower learns at once that it is connected, however long the first line takes.
+	if err := flusher.Flush(); err != nil {
+		return nil
+	}
+	return s.copyEvents(r.Context(), d.ID, q, w, flusher.Flush)
+}
+
+func (s *Server) logsUpgraded(w http.ResponseWriter, function string, q api.EventQuery) error {
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return fmt.Errorf("upgrading a connection: %w", err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\n"+
+		"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"); err != nil {
+		return nil
+	}
+	// A hijacked connection has no context of its own: reading tells when the other side is gone. What it may send has no meaning.
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	reading := make(chan struct{})
+	go func() {
+		defer close(reading)
+		defer cancel()
+		_, _ = io.Copy(io.Discard, buffered)
+	}()
+	defer func() { <-reading }()
+	defer conn.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // ends the reading
+	out := bufio.NewWriter(conn)
+	return s.copyEvents(ctx, function, q, out, out.Flush)
+}
+
+func (s *Server) copyEvents(ctx context.Context, function string, q api.EventQuery, w io.Writer, flush func() error) error {
+	errGone := errors.New("the reader is gone")
+	lines := json.NewEncoder(w)
+	err := s.cfg.Logs.Events(ctx, function, q, func(e api.Event) error {
+		if lines.Encode(e) != nil || flush() != nil {
+			return errGone
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errGone) && ctx.Err() == nil {
+		s.log.Warn("the events of a function broke off", "function", function, "error", err)
+	}
+	return nil // the answer has begun: no other can be given
+}

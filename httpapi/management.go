@@ -1,0 +1,152 @@
+package httpapi
+
+import (
+	"crypto/sha256"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gorilla/mux"
+
+	"github.com/funcd/funcd/api"
+)
+
+// managedHandler is a handler of the management group. It gets the account that the request is signed for, and the body.
+type managedHandler func(w http.ResponseWriter, r *http.Request, account string, body []byte) error
+
+// managed checks the version and the signature of a management request.
+func (s *Server) managed(h managedHandler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if err := checkVersion(mux.Vars(r)["version"]); err != nil {
+			return err
+		}
+		// The body is part of what is signed. Its size is bounded before anything is computed from it.
+		body, err := s.readBody(w, r, s.cfg.MaxBody)
+		if err != nil {
+			return err
+		}
+		account, err := s.authenticate(r, body)
+		if err != nil {
+			return err
+		}
+		return h(w, r, account, body)
+	}
+}
+
+// checkVersion refuses a client that is newer than the server.
+func checkVersion(version string) error {
+	if version == "" {
+		return nil
+	}
+	major, minor, err := parseVersion(version)
+	ownMajor, ownMinor, _ := parseVersion(api.Version)
+	if err != nil || major > ownMajor || major == ownMajor && minor > ownMinor {
+		return api.Errorf(api.Invalid, "client is newer than server (client API version: %.20s, server API version: %s)", version, api.Version)
+	}
+	return nil
+}
+
+// parseVersion reads two numbers with a dot between them: 1.9 is older than 1.23.
+func parseVersion(version string) (major, minor uint64, err error) {
+	before, after, _ := strings.Cut(version, ".")
+	if major, err = strconv.ParseUint(before, 10, 32); err != nil {
+		return 0, 0, err
+	}
+	minor, err = strconv.ParseUint(after, 10, 32)
+	return major, minor, err
+}
+
+// refused is the one answer to every request that is not signed as it should be: what was wrong would help who forges one.
+const refused = "the request is not signed by a valid access key"
+
+// authenticate returns the account of the key that the request is signed with.
+func (s *Server) authenticate(r *http.Request, body []byte) (string, error) {
+	header := r.Header.Get("Authorization")
+	if header == "" && s.cfg.UnsignedAccount != "" {
+		return s.cfg.UnsignedAccount, nil
+	}
+	signature, err := api.ParseAuthorization(header)
+	if err != nil {
+		return "", api.Wrap(api.Unauthorized, err, refused)
+	}
+	credential, err := s.cfg.Credentials.Get(r.Context(), signature.AccessKey)
+	if err != nil && api.CodeOf(err) != api.NotFound {
+		return "", err
+	}
+	unknown := err
+	// An unknown key costs what a known one does, so that the time of the answer does not tell them apart.
+	err = signature.Verify(r, sha256.Sum256(body), credential.Secret, time.Now())
+	switch {
+	case unknown != nil:
+		return "", api.Wrap(api.Unauthorized, unknown, refused)
+	case err != nil:
+		return "", api.Wrap(api.Unauthorized, err, refused)
+	case credential.CallOnly:
+		return "", api.Errorf(api.Forbidden, "the access key may only call functions")
+	}
+	return credential.Account, nil
+}
+
+func (s *Server) createFunction(w http.ResponseWriter, r *http.Request, account string, body []byte) error {
+	f, err := api.ParseFunction(body)
+	if err != nil {
+		return err
+	}
+	f, err = s.cfg.Functions.Create(r.Context(), account, f)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusCreated, f)
+	return nil
+}
+
+func (s *Server) listFunctions(w http.ResponseWriter, r *http.Request, account string, _ []byte) error {
+	matches, err := parseFilters(r.URL.Query().Get("filters"))
+	if err != nil {
+		return err
+	}
+	list := []api.Function{}
+	for _, d := range s.cfg.Directory.List(account) {
+		if matches(&d.Function) {
+			list = append(list, d.Function)
+		}
+	}
+	writeJSON(w, http.StatusOK, list)
+	return nil
+}
+
+func (s *Server) getFunction(w http.ResponseWriter, r *http.Request, account string, _ []byte) error {
+	d, err := s.cfg.Directory.Get(r.Context(), account, mux.Vars(r)["name"])
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, d.Function)
+	return nil
+}
+
+func (s *Server) updateFunction(w http.ResponseWriter, r *http.Request, account string, body []byte) error {
+	update, err := api.ParseUpdate(body)
+	if err != nil {
+		return err
+	}
+	f, err := s.cfg.Functions.Update(r.Context(), account, mux.Vars(r)["name"], update)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, f)
+	return nil
+}
+
+func (s *Server) removeFunction(w http.ResponseWriter, r *http.Request, account string, _ []byte) error {
+	if err := s.cfg.Functions.Remove(r.Context(), account, mux.Vars(r)["name"]); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *Server) version(w http.ResponseWriter, _ *http.Request, _ string, _ []byte) error {
+	writeJSON(w, http.StatusOK, s.cfg.Version)
+	return nil
+}

@@ -1,0 +1,211 @@
+// Package httpapi is the HTTP side of funcd: the routes of the Func API, the runner's endpoints, who may use them, and how errors are
+// answered. What the requests mean is left to the interfaces that it declares.
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/gorilla/mux"
+
+	"github.com/funcd/funcd/api"
+)
+
+// Functions is the life of a function, see package functions for its errors.
+type Functions interface {
+	Create(ctx context.Context, account string, f api.Function) (api.Function, error)
+	Update(ctx context.Context, account, name string, update api.FunctionUpdate) (api.Function, error)
+	Remove(ctx context.Context, account, name string) error
+}
+
+// Directory finds functions. Its errors are of code NotFound and Unavailable.
+type Directory interface {
+	Get(ctx context.Context, account, name string) (api.Definition, error)
+	ByUUID(ctx context.Context, uuid string) (api.Definition, error)
+	// List returns the account's functions, the newest first.
+	List(account string) []api.Definition
+}
+
+// Calls is the life of a call, see package scheduler for its errors.
+type Calls interface {
+	Submit(ctx context.Context, d *api.Definition, env []string, payload []byte) (call string, err error)
+	// Output returns the call's state and its output, with wait after its end. With some errors there is a record too: the call has ended,
+	// and the error is its answer.
+	Output(ctx context.Context, d *api.Definition, call string, wait bool) (rec api.Record, output []byte, err error)
+	// Delivered removes an ended call whose answer has reached its caller.
+	Delivered(ctx context.Context, rec api.Record) error
+}
+
+// Logs reads the events of a function's calls. It blocks with Follow.
+type Logs interface {
+	Events(ctx context.Context, function string, q api.EventQuery, yield func(api.Event) error) error
+}
+
+// Runners is what a function's container asks for.
+type Runners interface {
+	// Next waits until ctx ends for the call; the error is of code NotFound then, and Expired if there will be none.
+	Next(ctx context.Context, allocation api.Allocation, call string) (*api.Assignment, []byte, error)
+	// Report ends the call; the error is of code Expired if it is over already.
+	Report(ctx context.Context, allocation api.Allocation, result *api.Result, output []byte) error
+}
+
+// Credentials finds a credential by its access key. The errors are of code NotFound and Unavailable.
+type Credentials interface {
+	Get(ctx context.Context, accessKey string) (api.Credential, error)
+}
+
+// Identities tells whose a Nomad identity token is. The errors are of code Unauthorized and Unavailable.
+type Identities interface {
+	Identify(ctx context.Context, token string) (api.Allocation, error)
+}
+
+// Config is what a Server works with. All is required but UnsignedAccount and RunnerArchive.
+type Config struct {
+	Functions   Functions
+	Directory   Directory
+	Calls       Calls
+	Logs        Logs
+	Runners     Runners
+	Credentials Credentials
+	Identities  Identities
+	// Ready are the parts that must answer for /readyz, by their names.
+	Ready map[string]func(context.Context) error
+	// UnsignedAccount is the account of management requests without a signature. Empty: they are refused.
+	UnsignedAccount string
+	// RunnerArchive is a tar.gz of the runner, for containers that download it. Empty where none does.
+	RunnerArchive []byte
+
+	MaxBody   int           // bytes of a request's body, a call's payload
+	MaxOutput int           // bytes of a call's output
+	BodyTime  time.Duration // in which a request's body must have come
+	PollTime  time.Duration // that a runner's request for a call is held at most
+	Version   api.VersionInfo
+	Logger    *slog.Logger
+}
+
+// Server answers requests. Its handlers may be served by any number of listeners.
+type Server struct {
+	cfg Config
+	log *slog.Logger
+}
+
+// New returns a Server.
+func New(cfg Config) *Server {
+	return &Server{cfg: cfg, log: cfg.Logger.With("component", "httpapi")}
+}
+
+// handler is a handler whose error is answered by the server.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+// Handler serves the Func API. withRunners adds the runner's endpoints, for containers that dial funcd's address.
+func (s *Server) Handler(withRunners bool) http.Handler {
+	router := s.router()
+	if withRunners {
+		s.routeRunners(router)
+	}
+	s.routeManagement(router)
+	s.routeManagement(router.PathPrefix(`/v{version:[0-9]+\.[0-9]+}`).Subrouter())
+	s.route(router, s.call, "/call/{name}/{uuid}", http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete)
+	s.route(router, s.callSync, "/call/{name}/{uuid}/sync", http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete)
+	s.route(router, s.output, "/output/{name}/{uuid}/{call}", http.MethodGet)
+	s.route(router, s.outputWait, "/output/{name}/{uuid}/{call}/wait", http.MethodGet)
+	s.route(router, s.logs, "/logs/{name}/{uuid}", http.MethodGet)
+	s.route(router, s.healthz, "/healthz", http.MethodGet)
+	s.route(router, s.readyz, "/readyz", http.MethodGet)
+	return router
+}
+
+// RunnerHandler serves the runner's endpoints alone, on the socket that is mounted into containers.
+func (s *Server) RunnerHandler() http.Handler {
+	router := s.router()
+	s.routeRunners(router)
+	return router
+}
+
+func (s *Server) routeManagement(router *mux.Router) {
+	s.route(router, s.managed(s.createFunction), "/funcs/create", http.MethodPost)
+	s.route(router, s.managed(s.listFunctions), "/funcs", http.MethodGet)
+	s.route(router, s.managed(s.getFunction), "/funcs/{name}", http.MethodGet)
+	s.route(router, s.managed(s.updateFunction), "/funcs/{name}", http.MethodPut)
+	s.route(router, s.managed(s.removeFunction), "/funcs/{name}", http.MethodDelete)
+	s.route(router, s.managed(s.version), "/version", http.MethodGet)
+}
+
+func (s *Server) routeRunners(router *mux.Router) {
+	s.route(router, s.runnerNext, api.RunnerNextPath, http.MethodPost)
+	s.route(router, s.runnerResult, api.RunnerResultPath, http.MethodPost)
+	s.route(router, s.runnerBinary, api.RunnerBinaryPath, http.MethodGet, http.MethodHead)
+}
+
+func (s *Server) router() *mux.Router {
+	router := mux.NewRouter()
+	router.UseEncodedPath()
+	router.NotFoundHandler = s.answered("", func(http.ResponseWriter, *http.Request) error {
+		return api.Errorf(api.NotFound, "page not found")
+	})
+	router.MethodNotAllowedHandler = s.answered("", func(http.ResponseWriter, *http.Request) error {
+		return api.Errorf(api.NotAllowed, "method not allowed")
+	})
+	return router
+}
+
+func (s *Server) route(router *mux.Router, h handler, path string, methods ...string) {
+	router.Handle(path, s.answered(path, h)).Methods(methods...)
+}
+
+// answered makes an http.Handler of h. It logs requests by their route, as their path may hold a function's UUID, which is a secret.
+func (s *Server) answered(route string, h handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		err := h(w, r)
+		if err != nil {
+			writeError(w, r, err)
+		}
+		level := slog.LevelDebug
+		// A failed call is the function's matter, and its answer a proper one.
+		code := api.CodeOf(err)
+		if code.Status() >= 500 && code != "" && code != api.CallFailed && code != api.CallTimeout && code != api.OutputTooLarge {
+			level = slog.LevelError
+			if errors.Is(err, context.Canceled) || r.Context().Err() != nil {
+				level = slog.LevelDebug // whoever asked has gone
+			}
+		}
+		if s.log.Enabled(r.Context(), level) {
+			s.log.Log(r.Context(), level, "request", "method", r.Method, "route", route, "took", time.Since(start), "code", code, "error", err)
+		}
+	})
+}
+
+func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) error {
+	writeText(w, http.StatusOK, "ok")
+	return nil
+}
+
+// readyz asks all parts at once and names those that do not answer. The reasons are api.Error messages, which hold no addresses.
+func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
+	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+	defer cancel()
+	type answer struct {
+		part string
+		err  error
+	}
+	answers := make(chan answer, len(s.cfg.Ready))
+	for part, ping := range s.cfg.Ready {
+		go func() { answers <- answer{part, ping(ctx)} }()
+	}
+	status, text := http.StatusOK, "ready"
+	for range s.cfg.Ready {
+		if a := <-answers; a.err != nil {
+			s.log.Debug("not ready", "part", a.part, "error", a.err)
+			if status == http.StatusOK {
+				status, text = http.StatusServiceUnavailable, "not ready"
+			}
+			text += "; " + a.part + ": " + publicMessage(a.err)
+		}
+	}
+	writeText(w, status, text)
+	return nil
+}

@@ -1,0 +1,235 @@
+// Package jobs renders a function as a Nomad job: a parameterized batch job with the docker driver, of which every call is one dispatch.
+//
+// It is pure: the same function and options always give the same job, nothing is read or asked. What the job is sent to, and when, is
+// left to package nomad.
+//
+// The job says where and with what a container runs. What runs in it (the command, its environment, the payload) comes with the call,
+// over the runner: Nomad would replace every ${…} in it, and show it to everyone who may read jobs.
+package jobs
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	nomad "github.com/hashicorp/nomad/api"
+
+	"github.com/funcd/funcd/api"
+)
+
+// Options is what an operator decides about all functions' jobs.
+type Options struct {
+	Region         string
+	Namespace      string
+	Datacenters    []string
+	NodePool       string
+	Priority       int
+	Sizes          map[string]Size // by ContainerSize; all of api.Sizes
+	MaxKillTimeout time.Duration   // the clients' max_kill_timeout, over which Nomad would cut it
+	PidsLimit      int             // processes in a container, 0 for the clients' default
+	Runner         Runner
+}
+
+// Size is what Nomad reserves for a container.
+type Size struct {
+	CPU    int // MHz
+	Cores  int // whole cores in place of CPU, if not 0
+	Memory int // MB that the function has; a hard limit
+}
+
+// DefaultSizes are the ten tiers of the Func API. Memory is the API's; the API's cores become a share of CPU, as a function that waits for
+// its call would otherwise hold whole cores.
+func DefaultSizes() map[string]Size {
+	return map[string]Size{
+		"s1": {CPU: 100, Memory: 64},
+		"s2": {CPU: 200, Memory: 128},
+		"s3": {CPU: 300, Memory: 256},
+		"s4": {CPU: 500, Memory: 512},
+		"m1": {CPU: 1000, Memory: 1024},
+		"m2": {CPU: 2000, Memory: 2048},
+		"m3": {CPU: 2000, Memory: 4096},
+		"l1": {CPU: 4000, Memory: 4096},
+		"l2": {CPU: 4000, Memory: 8192},
+		"l3": {CPU: 8000, Memory: 16384},
+	}
+}
+
+// Runner is how a container gets its runner, and the runner its server. Exactly one of SocketDir and URL is set.
+type Runner struct {
+	// SocketDir is a directory on the clients with funcd-runner and funcd's Unix socket in it. It is mounted at /funcd. The clients must
+	// allow Docker volumes.
+	SocketDir string
+	// URL is where containers reach funcd. The runner is downloaded from it and must have ArchiveSHA256, in hex.
+	URL           string
+	ArchiveSHA256 string
+}
+
+// The names in SocketDir, and where it is in the container.
+const (
+	MountPoint = "/funcd"
+	RunnerFile = "funcd-runner"
+	SocketFile = "funcd.sock"
+)
+
+// RunnerMemory is what the runner may use, in MB, on top of the size's memory: the function has all of that.
+const RunnerMemory = 10
+
+// Names of the job's parts.
+const (
+	Prefix    = "func-"
+	GroupName = "call"
+	TaskName  = "function"
+)
+
+// The keys of the job's meta. None of them is a secret: the UUID of a function is one and is nowhere in the job.
+const (
+	MetaFunction = "funcd_function" // the internal id
+	MetaAccount  = "funcd_account"
+	MetaName     = "funcd_name"
+	MetaRevision = "funcd_revision"
+	MetaCall     = "call" // of a dispatch: the id of its call
+)
+
+// DefaultMaxKillTimeout is the default of max_kill_timeout in a Nomad client's configuration.
+const DefaultMaxKillTimeout = 30 * time.Second
+
+// ID is the id of the function's job. Accounts hold no hyphen, so it reads in one way only.
+func ID(account, name string) string { return Prefix + account + "-" + name }
+
+// KillTimeout is how long a function has between its StopSignal and SIGKILL: its Timeout, but at most most, and nothing at all where
+// the StopSignal is SIGKILL.
+func KillTimeout(f *api.Function, most time.Duration) time.Duration {
+	if f.Config.StopSignal.Name() == "SIGKILL" {
+		return 0
+	}
+	return min(time.Duration(f.Timeout)*time.Second, most)
+}
+
+// Validate tells what is wrong with the options, naming the first wrong one.
+func (o *Options) Validate() error {
+	for _, name := range api.Sizes {
+		size, ok := o.Sizes[name]
+		switch {
+		case !ok:
+			return fmt.Errorf("size %s is not defined", name)
+		case size.Memory < 1:
+			return fmt.Errorf("size %s: memory must be at least 1 MB", name)
+		case size.CPU < 1 && size.Cores < 1:
+			return fmt.Errorf("size %s: one of cpu and cores must be at least 1", name)
+		case size.CPU != 0 && size.Cores != 0:
+			return fmt.Errorf("size %s: cpu and cores exclude each other", name)
+		}
+	}
+	if (o.Runner.SocketDir == "") == (o.Runner.URL == "") {
+		return errors.New("runner: exactly one of a socket directory and a URL must be set")
+	}
+	if o.Runner.URL != "" && o.Runner.ArchiveSHA256 == "" {
+		return errors.New("runner: a runner that is downloaded needs its checksum")
+	}
+	return nil
+}
+
+// Render returns the function's job. The error is of code Invalid if the function's size is not in the options.
+func Render(d *api.Definition, o Options) (*nomad.Job, error) {
+	size, ok := o.Sizes[d.Function.ContainerSize]
+	if !ok {
+		return nil, api.Errorf(api.Invalid, "ContainerSize: %q is not defined here", d.Function.ContainerSize)
+	}
+	job := nomad.NewBatchJob(ID(d.Account, d.Function.Name), ID(d.Account, d.Function.Name), o.Region, o.Priority)
+	if o.Namespace != "" {
+		job.Namespace = &o.Namespace
+	}
+	if o.NodePool != "" {
+		job.NodePool = &o.NodePool
+	}
+	job.Datacenters = slices.Clone(o.Datacenters)
+	job.ParameterizedJob = &nomad.ParameterizedJobConfig{Payload: "forbidden", MetaRequired: []string{MetaCall}}
+	job.Meta = map[string]string{
+		MetaFunction: d.ID,
+		MetaAccount:  d.Account,
+		MetaName:     d.Function.Name,
+		MetaRevision: strconv.FormatUint(d.Revision, 10),
+	}
+	job.UI = &nomad.JobUIConfig{Description: describe(d)}
+
+	group := nomad.NewTaskGroup(GroupName, 1)
+	// A call runs at most once: funcd alone decides whether it may run again.
+	group.RestartPolicy = &nomad.RestartPolicy{Attempts: new(0), Mode: new("fail"), Interval: new(time.Minute), Delay: new(time.Duration(0))}
+	group.ReschedulePolicy = &nomad.ReschedulePolicy{Attempts: new(0), Unlimited: new(false)}
+	group.EphemeralDisk = &nomad.EphemeralDisk{SizeMB: new(diskMB)}
+	group.AddTask(task(d, size, o))
+	job.AddTaskGroup(group)
+	return job, nil
+}
+
+// A call's log is what it writes to stdout and stderr: 1 MiB of stdout is kept as its answer, so little more is worth its disk.
+const (
+	logFiles  = 2
+	logFileMB = 5
+	diskMB    = 2 * logFiles * logFileMB // stdout and stderr
+)
+
+func task(d *api.Definition, size Size, o Options) *nomad.Task {
+	f := &d.Function
+	task := nomad.NewTask(TaskName, "docker")
+	config := map[string]any{
+		"image":        d.Image.Ref,
+		"security_opt": []string{"no-new-privileges"},
+	}
+	if o.PidsLimit != 0 {
+		config["pids_limit"] = o.PidsLimit
+	}
+	if f.Config.WorkingDir != "" {
+		config["work_dir"] = f.Config.WorkingDir
+	}
+	if f.HostConfig.NetworkMode != api.DefaultNetwork {
+		config["network_mode"] = f.HostConfig.NetworkMode
+	}
+	if len(f.Config.Labels) > 0 {
+		labels := maps.Clone(f.Config.Labels)
+		config["labels"] = []map[string]string{labels}
+	}
+	runner, address := "", ""
+	if o.Runner.SocketDir != "" {
+		config["volumes"] = []string{o.Runner.SocketDir + ":" + MountPoint + ":ro"}
+		runner, address = MountPoint+"/"+RunnerFile, "unix://"+MountPoint+"/"+SocketFile
+	} else {
+		address = o.Runner.URL
+		task.Artifacts = []*nomad.TaskArtifact{{
+			GetterSource:  new(strings.TrimSuffix(o.Runner.URL, "/") + api.RunnerBinaryPath + "?archive=tar.gz"),
+			GetterOptions: map[string]string{"checksum": "sha256:" + o.Runner.ArchiveSHA256},
+			RelativeDest:  new("local/funcd"),
+		}}
+		runner = "/local/funcd/" + RunnerFile
+	}
+	config["entrypoint"] = []string{runner}
+	task.Config = config
+	task.Env = map[string]string{"FUNCD_ADDRESS": address}
+	task.Identities = []*nomad.WorkloadIdentity{{
+		Name:     api.RunnerIdentity,
+		Audience: []string{api.RunnerIdentity},
+		Env:      true,
+	}}
+	task.Resources = &nomad.Resources{MemoryMB: new(size.Memory + RunnerMemory)}
+	if size.Cores > 0 {
+		task.Resources.Cores = &size.Cores
+	} else {
+		task.Resources.CPU = &size.CPU
+	}
+	killTimeout := KillTimeout(f, o.MaxKillTimeout)
+	task.KillSignal = f.Config.StopSignal.Name()
+	task.KillTimeout = &killTimeout
+	task.LogConfig = &nomad.LogConfig{MaxFiles: new(logFiles), MaxFileSizeMB: new(logFileMB)}
+	return task
+}
+
+// describe is what the Nomad UI shows on top of the job's page. The environment is not in it: it may hold secrets.
+func describe(d *api.Definition) string {
+	f := &d.Function
+	return fmt.Sprintf("Function **%s** of account **%s**, run by funcd.\n\n`%s` in image `%s` (`%s`), size %s, timeout %d s.",
+		f.Name, d.Account, strings.ReplaceAll(strings.Join(d.Command(), " "), "`", "'"), f.Config.Image, d.Image.Ref, f.ContainerSize, f.Timeout)
+}

@@ -1,0 +1,216 @@
+// Package nomad is the Nomad backend: it registers functions as jobs, dispatches calls, watches what becomes of them, stops and purges
+// them, and checks the identities that Nomad gives to allocations. Apart from package jobs, which renders, it is the only importer of Nomad's API client.
+//
+// What a call's state means for the call is left to the scheduler.
+package nomad
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	nomad "github.com/hashicorp/nomad/api"
+
+	"github.com/funcd/funcd/api"
+	"github.com/funcd/funcd/jobs"
+)
+
+// Config says which Nomad to use. Address, token and TLS come from Nomad's own environment variables (NOMAD_ADDR, NOMAD_TOKEN,
+// NOMAD_CACERT, …) where they are empty here.
+type Config struct {
+	Address string
+	Token   string
+	Options jobs.Options
+	// Timeout bounds every request that does not wait for a change. Default 10 s.
+	Timeout time.Duration
+	Logger  *slog.Logger
+}
+
+// DefaultTimeout is the default of Config.Timeout.
+const DefaultTimeout = 10 * time.Second
+
+// Client is a connection to Nomad. Run must run for Watch to be told anything after its first status.
+type Client struct {
+	cfg      Config
+	log      *slog.Logger
+	nomad    *nomad.Client
+	identity identities
+
+	mu      sync.Mutex
+	watches map[string]map[*watch]struct{} // by job
+}
+
+// New checks the options and returns a client. It does not connect.
+func New(cfg Config) (*Client, error) {
+	if cfg.Timeout == 0 {
+		cfg.Timeout = DefaultTimeout
+	}
+	if err := cfg.Options.Validate(); err != nil {
+		return nil, err
+	}
+	c := nomad.DefaultConfig()
+	if cfg.Address != "" {
+		c.Address = cfg.Address
+	}
+	if cfg.Token != "" {
+		c.SecretID = cfg.Token
+	}
+	if cfg.Options.Namespace != "" {
+		c.Namespace = cfg.Options.Namespace
+	}
+	client, err := nomad.NewClient(c)
+	if err != nil {
+		return nil, fmt.Errorf("the Nomad client: %w", err)
+	}
+	return &Client{
+		cfg:     cfg,
+		log:     cfg.Logger.With("component", "nomad"),
+		nomad:   client,
+		watches: map[string]map[*watch]struct{}{},
+	}, nil
+}
+
+func (c *Client) query(ctx context.Context) (*nomad.QueryOptions, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	return (&nomad.QueryOptions{}).WithContext(ctx), cancel
+}
+
+func (c *Client) write(ctx context.Context) (*nomad.WriteOptions, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	return (&nomad.WriteOptions{}).WithContext(ctx), cancel
+}
+
+// translate makes an *api.Error of an error of Nomad's client: NotFound, Invalid or Forbidden where Nomad said so, else Unavailable.
+func translate(err error, doing string) error {
+	if err == nil {
+		return nil
+	}
+	var answer nomad.UnexpectedResponseError
+	if errors.As(err, &answer) && answer.HasStatusCode() {
+		switch status := answer.StatusCode(); {
+		case status == http.StatusNotFound, strings.Contains(answer.Body(), "parameterized job not found"):
+			return api.Wrap(api.NotFound, err, doing+": Nomad does not know the job")
+		case status == http.StatusForbidden:
+			return api.Wrap(api.Unavailable, err, doing+": Nomad refuses funcd's token")
+		case status == http.StatusBadRequest:
+			return api.Wrap(api.Invalid, err, doing+": "+strings.TrimSpace(answer.Body()))
+		}
+	}
+	return api.Wrap(api.Unavailable, err, "Nomad does not answer")
+}
+
+// Ping tells whether a Nomad server with a leader answers. The error is of code Unavailable.
+func (c *Client) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	q := (&nomad.QueryOptions{}).WithContext(ctx)
+	var leader string
+	if _, err := c.nomad.Raw().Query("/v1/status/leader", &leader, q); err != nil {
+		return api.Wrap(api.Unavailable, err, "Nomad does not answer")
+	}
+	if leader == "" {
+		return api.Errorf(api.Unavailable, "Nomad has no leader")
+	}
+	return nil
+}
+
+// Register registers the function's job, or updates it. Dispatches from then on are of this revision.
+func (c *Client) Register(ctx context.Context, d *api.Definition) error {
+	job, err := jobs.Render(d, c.cfg.Options)
+	if err != nil {
+		return err
+	}
+	w, cancel := c.write(ctx)
+	defer cancel()
+	_, _, err = c.nomad.Jobs().Register(job, w)
+	return translate(err, "registering the function")
+}
+
+// Remove purges the function's job and before it the jobs of its calls, which Nomad would otherwise leave without a parent
+// (hashicorp/nomad#6970). It is no error if they are gone.
+func (c *Client) Remove(ctx context.Context, account, name string) error {
+	id := jobs.ID(account, name)
+	children, err := c.children(ctx, id)
+	if err != nil {
+		return err
+	}
+	for _, child := range children {
+		if err := c.purge(ctx, child.ID); err != nil {
+			return err
+		}
+	}
+	return c.purge(ctx, id)
+}
+
+// children lists the dispatches of a function's job.
+func (c *Client) children(ctx context.Context, id string) ([]*nomad.JobListStub, error) {
+	q, cancel := c.query(ctx)
+	defer cancel()
+	q.Prefix = id + "/dispatch-"
+	list, _, err := c.nomad.Jobs().List(q)
+	return list, translate(err, "listing the function's calls")
+}
+
+func (c *Client) purge(ctx context.Context, job string) error {
+	w, cancel := c.write(ctx)
+	defer cancel()
+	_, _, err := c.nomad.Jobs().Deregister(job, true, w)
+	if err := translate(err, "purging a job"); api.CodeOf(err) != api.NotFound {
+		return err
+	}
+	return nil
+}
+
+// Dispatch starts a container for the call and returns the name of its job. Nomad starts none for a call that it has a job of: it returns that
+// one. The error is of code NotFound if the function's job is not registered.
+func (c *Client) Dispatch(ctx context.Context, account, name, call string) (job string, err error) {
+	w, cancel := c.write(ctx)
+	defer cancel()
+	w.IdempotencyToken = call
+	resp, _, err := c.nomad.Jobs().DispatchOpts(&nomad.DispatchOptions{
+		JobID:            jobs.ID(account, name),
+		Meta:             map[string]string{jobs.MetaCall: call},
+		IdPrefixTemplate: call,
+	}, w)
+	if err != nil {
+		return "", translate(err, "dispatching the call")
+	}
+	return resp.DispatchedJobID, nil
+}
+
+// Stop stops the job of a call: its function gets the StopSignal and, after the kill_timeout, SIGKILL. It is no error if it is gone.
+func (c *Client) Stop(ctx context.Context, job string) error {
+	w, cancel := c.write(ctx)
+	defer cancel()
+	_, _, err := c.nomad.Jobs().Deregister(job, false, w)
+	if err := translate(err, "stopping a call"); api.CodeOf(err) != api.NotFound {
+		return err
+	}
+	return nil
+}
+
+// Registered returns the revision of every function that has a job, by the function's internal id.
+func (c *Client) Registered(ctx context.Context) (map[string]uint64, error) {
+	q, cancel := c.query(ctx)
+	defer cancel()
+	q.Prefix = jobs.Prefix
+	// Dispatches have a parent; the meta of thousands of them need not travel.
+	q.Filter = `ParentID == ""`
+	list, _, err := c.nomad.Jobs().ListOptions(&nomad.JobListOptions{Fields: &nomad.JobListFields{Meta: true}}, q)
+	if err != nil {
+		return nil, translate(err, "listing the functions' jobs")
+	}
+	revisions := make(map[string]uint64, len(list))
+	for _, job := range list {
+		if revision, err := strconv.ParseUint(job.Meta[jobs.MetaRevision], 10, 64); err == nil && !job.Stop {
+			revisions[job.Meta[jobs.MetaFunction]] = revision
+		}
+	}
+	return revisions, nil
+}

@@ -1,0 +1,78 @@
+package nomad
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+
+	"github.com/funcd/funcd/api"
+	"github.com/funcd/funcd/jobs"
+)
+
+// identities checks workload identities with the keys that Nomad publishes.
+type identities struct {
+	mu    sync.Mutex
+	keys  jose.JSONWebKeySet
+	asked time.Time
+}
+
+// keysInterval is how often the keys are asked for at most. Nomad publishes a new key before it signs with it; this bounds what tokens
+// with made-up key ids can cost.
+const keysInterval = time.Second
+
+// Identify returns the allocation that the token was given to. The error is of code Unauthorized if it is not a token that Nomad has made
+// for funcd's runner in funcd's namespace, and Unavailable if Nomad can't be asked for its keys.
+func (c *Client) Identify(ctx context.Context, token string) (api.Allocation, error) {
+	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256, jose.EdDSA})
+	if err != nil {
+		return api.Allocation{}, api.Wrap(api.Unauthorized, err, "the token is not a Nomad identity")
+	}
+	keys, err := c.keysFor(ctx, parsed.Headers[0].KeyID)
+	if err != nil {
+		return api.Allocation{}, err
+	}
+	var claims jwt.Claims
+	var ours struct {
+		Allocation string `json:"nomad_allocation_id"`
+		Job        string `json:"nomad_job_id"`
+		Namespace  string `json:"nomad_namespace"`
+		Task       string `json:"nomad_task"`
+	}
+	if err := parsed.Claims(keys, &claims, &ours); err != nil {
+		return api.Allocation{}, api.Wrap(api.Unauthorized, err, "the token is not a Nomad identity")
+	}
+	if err := claims.Validate(jwt.Expected{AnyAudience: jwt.Audience{api.RunnerIdentity}, Time: time.Now()}); err != nil {
+		return api.Allocation{}, api.Wrap(api.Unauthorized, err, "the token is not for funcd")
+	}
+	if ours.Allocation == "" || ours.Task != jobs.TaskName || ours.Namespace != c.namespace() {
+		return api.Allocation{}, api.Errorf(api.Unauthorized, "the token is not of a function's container")
+	}
+	return api.Allocation{ID: ours.Allocation, Job: ours.Job}, nil
+}
+
+func (c *Client) namespace() string {
+	if c.cfg.Options.Namespace != "" {
+		return c.cfg.Options.Namespace
+	}
+	return "default"
+}
+
+// keysFor returns the keys with this id among them, if Nomad has it.
+func (c *Client) keysFor(ctx context.Context, id string) (*jose.JSONWebKeySet, error) {
+	i := &c.identity
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if len(i.keys.Key(id)) == 0 && time.Since(i.asked) >= keysInterval {
+		q, cancel := c.query(ctx)
+		defer cancel()
+		var keys jose.JSONWebKeySet
+		if _, err := c.nomad.Raw().Query("/.well-known/jwks.json", &keys, q); err != nil {
+			return nil, api.Wrap(api.Unavailable, err, "Nomad does not answer")
+		}
+		i.keys, i.asked = keys, time.Now()
+	}
+	return &jose.JSONWebKeySet{Keys: i.keys.Keys}, nil
+}

@@ -1,0 +1,114 @@
+package nomad
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	nomad "github.com/hashicorp/nomad/api"
+
+	"github.com/funcd/funcd/api"
+	"github.com/funcd/funcd/jobs"
+)
+
+// applyEvaluation notes why Nomad has no place for the job, as long as it has none.
+func applyEvaluation(s *api.JobStatus, eval *nomad.Evaluation) {
+	metric := eval.FailedTGAllocs[jobs.GroupName]
+	if s.Allocation != "" || metric == nil {
+		return
+	}
+	s.Waiting = noPlace(metric)
+}
+
+// noPlace says in a sentence what `nomad job status` says in a list.
+func noPlace(m *nomad.AllocationMetric) string {
+	var reasons []string
+	for _, dimension := range slices.Sorted(maps.Keys(m.DimensionExhausted)) {
+		reasons = append(reasons, fmt.Sprintf("%s exhausted on %s", dimension, nodes(m.DimensionExhausted[dimension])))
+	}
+	for _, constraint := range slices.Sorted(maps.Keys(m.ConstraintFiltered)) {
+		reasons = append(reasons, fmt.Sprintf("%s excluded %s", constraint, nodes(m.ConstraintFiltered[constraint])))
+	}
+	switch {
+	case len(reasons) > 0:
+		return "no capacity in the cluster: " + strings.Join(reasons, ", ")
+	case m.NodesEvaluated == 0:
+		return "no capacity in the cluster: no node is ready for it"
+	}
+	return fmt.Sprintf("no capacity in the cluster: none of %s has room for it", nodes(m.NodesEvaluated))
+}
+
+func nodes(n int) string {
+	if n == 1 {
+		return "1 node"
+	}
+	return fmt.Sprintf("%d nodes", n)
+}
+
+// applyAllocation notes what has become of the job's allocation.
+func applyAllocation(s *api.JobStatus, a *nomad.AllocationListStub, image string) {
+	s.Allocation, s.Node, s.Waiting = a.ID, a.NodeName, ""
+	task := a.TaskStates[jobs.TaskName]
+	s.Running = s.Running || task != nil && !task.StartedAt.IsZero()
+	switch a.ClientStatus {
+	case nomad.AllocClientStatusLost, nomad.AllocClientStatusUnknown:
+		s.Ended, s.Code, s.Message = true, api.CallFailed, "node lost: "+a.NodeName+" is down or can't be reached"
+	case nomad.AllocClientStatusFailed, nomad.AllocClientStatusComplete:
+		s.Ended = true
+		s.Code, s.Message = ending(task, image)
+	}
+}
+
+// Parts of the docker driver's error messages. It has no codes.
+var (
+	imageMissing = regexp.MustCompile(`(?i)no such image|failed to find docker image|manifest unknown|manifest for .* not found|` +
+		`repository .* not found|pull access denied|repository does not exist|name unknown`)
+	pullFailed = regexp.MustCompile("(?i)failed to pull `|error pulling|image pull")
+)
+
+// ending tells how a container ended that Nomad says has ended. The runner reports its call's end by itself and earlier, so for a call
+// that still waits for it this is the reason why the runner could not.
+func ending(task *nomad.TaskState, image string) (api.Code, string) {
+	if task == nil {
+		return api.CallFailed, "the container was never started"
+	}
+	// The last event that gives a reason is the one that counts; what follows it only says that there will be no restart.
+	for _, e := range slices.Backward(task.Events) {
+		text := firstOf(e.DriverError, e.SetupError, e.DownloadError, e.ValidationError, e.DisplayMessage, e.Message)
+		switch e.Type {
+		case nomad.TaskDriverFailure:
+			switch {
+			case imageMissing.MatchString(text):
+				return api.CallFailed, "no such image: " + image
+			case pullFailed.MatchString(text):
+				return api.CallFailed, "image " + image + " can't be pulled: " + text
+			}
+			return api.CallFailed, "the container can't be started: " + text
+		case nomad.TaskSetupFailure, nomad.TaskFailedValidation, nomad.TaskArtifactDownloadFailed:
+			return api.CallFailed, "the container can't be started: " + text
+		case nomad.TaskTerminated:
+			switch {
+			case e.Details["oom_killed"] == "true":
+				return api.CallFailed, "out of memory"
+			case e.Signal != 0:
+				return api.CallFailed, fmt.Sprintf("the container was killed by signal %d", e.Signal)
+			case e.ExitCode != 0:
+				return api.CallFailed, fmt.Sprintf("the container ended with status %d before its result was known", e.ExitCode)
+			}
+		case nomad.TaskKilling, nomad.TaskKilled:
+			continue
+		}
+	}
+	return api.CallFailed, "the container was stopped in Nomad before its result was known"
+}
+
+func firstOf(texts ...string) string {
+	for _, text := range texts {
+		if text != "" {
+			return text
+		}
+	}
+	return "no reason given"
+}

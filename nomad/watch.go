@@ -1,0 +1,165 @@
+package nomad
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	nomad "github.com/hashicorp/nomad/api"
+
+	"github.com/funcd/funcd/api"
+)
+
+// watch is one caller's interest in one job.
+type watch struct {
+	image  string
+	c      chan api.JobStatus // holds the latest status that was not read
+	status api.JobStatus
+	index  uint64 // Nomad's index of what status says
+}
+
+// Watch tells what becomes of the job of a call of the function: its status now, if Nomad answers, and each change. Only the latest
+// is kept for a slow reader. Call stop; the channel is never closed.
+func (c *Client) Watch(ctx context.Context, d *api.Definition, job string) (updates <-chan api.JobStatus, stop func()) {
+	w := &watch{image: d.Function.Config.Image, c: make(chan api.JobStatus, 1), status: api.JobStatus{Job: job}}
+	c.mu.Lock()
+	if c.watches[job] == nil {
+		c.watches[job] = map[*watch]struct{}{}
+	}
+	c.watches[job][w] = struct{}{}
+	c.mu.Unlock()
+	// What happened before the events are followed is asked for once. If Nomad does not answer, Run asks when it does again.
+	if err := c.refresh(ctx, job); err != nil {
+		c.log.Debug("the state of a job is not known yet", "job", job, "error", err)
+	}
+	return w.c, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.watches[job], w)
+		if len(c.watches[job]) == 0 {
+			delete(c.watches, job)
+		}
+	}
+}
+
+// Run follows Nomad's events until ctx ends. Their stream may miss some without an error: its buffer is short, and a resumed one goes on
+// with what is left in it. So every connection asks for the state of all watched jobs first, then follows.
+func (c *Client) Run(ctx context.Context) {
+	const first, most = 100 * time.Millisecond, 10 * time.Second
+	wait, down := first, false
+	for ctx.Err() == nil {
+		err := c.follow(ctx, func() {
+			if down {
+				c.log.Info("Nomad answers again")
+			}
+			wait, down = first, false
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		if !down {
+			c.log.Warn("Nomad's events are not followed, trying again", "error", err)
+			down = true
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait/2 + rand.N(wait/2)):
+			wait = min(2*wait, most)
+		}
+	}
+}
+
+func (c *Client) follow(ctx context.Context, connected func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	topics := map[nomad.Topic][]string{nomad.TopicAllocation: {"*"}, nomad.TopicEvaluation: {"*"}}
+	stream, err := c.nomad.EventStream().Stream(ctx, topics, 0, &nomad.QueryOptions{})
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	watched := make([]string, 0, len(c.watches))
+	for job := range c.watches {
+		watched = append(watched, job)
+	}
+	c.mu.Unlock()
+	for _, job := range watched {
+		if err := c.refresh(ctx, job); err != nil {
+			return err
+		}
+	}
+	connected()
+	for events := range stream {
+		if events.Err != nil {
+			return events.Err
+		}
+		for i := range events.Events {
+			c.event(&events.Events[i])
+		}
+	}
+	return errors.New("the stream of events ended")
+}
+
+func (c *Client) event(e *nomad.Event) {
+	switch e.Topic {
+	case nomad.TopicAllocation:
+		if alloc, err := e.Allocation(); err == nil && alloc != nil {
+			c.update(alloc.JobID, alloc.ModifyIndex, func(s *api.JobStatus, image string) { applyAllocation(s, alloc.Stub(), image) })
+		}
+	case nomad.TopicEvaluation:
+		if eval, err := e.Evaluation(); err == nil && eval != nil {
+			c.update(eval.JobID, eval.ModifyIndex, func(s *api.JobStatus, _ string) { applyEvaluation(s, eval) })
+		}
+	}
+}
+
+// refresh asks Nomad for the state of one job.
+func (c *Client) refresh(ctx context.Context, job string) error {
+	q, cancel := c.query(ctx)
+	defer cancel()
+	allocs, _, err := c.nomad.Jobs().Allocations(job, true, q)
+	if err != nil {
+		return translate(err, "asking for a call's allocation")
+	}
+	if len(allocs) > 0 {
+		latest := allocs[0]
+		for _, a := range allocs[1:] {
+			if a.CreateIndex > latest.CreateIndex {
+				latest = a
+			}
+		}
+		c.update(job, latest.ModifyIndex, func(s *api.JobStatus, image string) { applyAllocation(s, latest, image) })
+		return nil
+	}
+	evals, _, err := c.nomad.Jobs().Evaluations(job, q)
+	if err != nil {
+		return translate(err, "asking for a call's evaluation")
+	}
+	for _, eval := range evals {
+		c.update(job, eval.ModifyIndex, func(s *api.JobStatus, _ string) { applyEvaluation(s, eval) })
+	}
+	return nil
+}
+
+// update changes the status of a watched job and passes it on if it says anything new.
+func (c *Client) update(job string, index uint64, change func(s *api.JobStatus, image string)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for w := range c.watches[job] {
+		if index < w.index {
+			continue // an answer that was overtaken by an event
+		}
+		w.index = index
+		before := w.status
+		change(&w.status, w.image)
+		if w.status == before {
+			continue
+		}
+		select {
+		case <-w.c:
+		default:
+		}
+		w.c <- w.status
+	}
+}

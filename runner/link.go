@@ -1,0 +1,132 @@
+package runner
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/funcd/funcd/api"
+)
+
+// maxPayload is over any payload that a funcd server takes; its own limit is the one that matters.
+const maxPayload = 64 << 20
+
+// link is the runner's side of the endpoints that api/runner.go names.
+type link struct {
+	cfg    Config
+	base   string
+	client *http.Client
+}
+
+func newLink(cfg Config) (*link, error) {
+	l := &link{cfg: cfg, base: strings.TrimSuffix(cfg.Address, "/")}
+	transport := &http.Transport{MaxIdleConns: 1, IdleConnTimeout: 90 * time.Second, DisableCompression: true}
+	if path, ok := strings.CutPrefix(cfg.Address, "unix://"); ok {
+		l.base = "http://funcd"
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		}
+	} else if !strings.HasPrefix(cfg.Address, "http://") && !strings.HasPrefix(cfg.Address, "https://") {
+		return nil, fmt.Errorf("%s=%q must begin with unix://, http:// or https://", AddressVariable, cfg.Address)
+	}
+	l.client = &http.Client{Transport: transport}
+	return l, nil
+}
+
+// next asks for the call until there is an answer. The error is errNoCall if there will be none, or the last one when funcd was away for
+// longer than the runner's patience.
+func (l *link) next(ctx context.Context) (assignment *api.Assignment, payload []byte, err error) {
+	err = l.insist(ctx, func() (again bool, err error) {
+		resp, err := l.post(ctx, api.RunnerNextPath+"?call="+l.cfg.Call, nil)
+		if err != nil {
+			return true, err
+		}
+		defer resp.Body.Close()
+		switch resp.StatusCode {
+		case http.StatusOK:
+			assignment = new(api.Assignment)
+			// A frame that breaks off means that the server died after it had written down that this container has the call. It knows
+			// the container on the next request, and hands the call over again.
+			payload, err = api.ReadFrame(resp.Body, assignment, maxPayload)
+			return true, err
+		case http.StatusNoContent:
+			return true, errAskAgain
+		case http.StatusGone:
+			return false, errNoCall
+		}
+		return retryable(resp.StatusCode), answerError(resp)
+	})
+	return assignment, payload, err
+}
+
+// deliver hands in the result until funcd has it. It returns nil too if funcd does not want it any more.
+func (l *link) deliver(ctx context.Context, result *api.Result, stdout []byte) error {
+	var frame bytes.Buffer
+	if err := api.WriteFrame(&frame, result, stdout); err != nil {
+		return err
+	}
+	return l.insist(ctx, func() (again bool, err error) {
+		resp, err := l.post(ctx, api.RunnerResultPath, bytes.NewReader(frame.Bytes()))
+		if err != nil {
+			return true, err
+		}
+		defer resp.Body.Close()
+		switch resp.StatusCode {
+		case http.StatusNoContent, http.StatusGone:
+			return false, nil
+		}
+		return retryable(resp.StatusCode), answerError(resp)
+	})
+}
+
+func (l *link) post(ctx context.Context, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, l.base+path, body)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+l.cfg.Token)
+	return l.client.Do(req)
+}
+
+// errAskAgain is a proper answer that has no call: funcd is there.
+var errAskAgain = errors.New("no call yet")
+
+// insist repeats try until it says not to, ctx ends, or it has failed for as long as the runner's patience lasts.
+func (l *link) insist(ctx context.Context, try func() (again bool, err error)) error {
+	const first, most = 20 * time.Millisecond, 2 * time.Second
+	wait, since := first, time.Now()
+	for {
+		again, err := try()
+		if err == nil || !again {
+			return err
+		}
+		if errors.Is(err, errAskAgain) {
+			wait, since = first, time.Now()
+		} else if time.Since(since) > l.cfg.Patience {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait):
+			wait = min(2*wait, most)
+		}
+	}
+}
+
+// retryable tells a fault of the service, which may pass, from an answer to this request, which will not change.
+func retryable(status int) bool {
+	return status >= 500 || status == http.StatusTooManyRequests
+}
+
+func answerError(resp *http.Response) error {
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+	return fmt.Errorf("funcd answered %s: %s", resp.Status, bytes.TrimSpace(text))
+}

@@ -1,0 +1,143 @@
+// Package runner is what pid 1 of a function's container does: it takes a call from funcd, runs the function's command with the payload
+// on stdin, passes its output through to the container's own, and hands in the result.
+//
+// It must not change what the image means: the command runs as the image's user, in its working directory, with its environment, and
+// sees signals, a closed stdin and the end of its parent as it would as pid 1. Whether and when a call comes is left to the server.
+package runner
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/funcd/funcd/api"
+)
+
+// Config is what a runner needs. All of it comes from the environment of its container, see FromEnv.
+type Config struct {
+	Address string // funcd's: unix:///path or http://host:port
+	Token   string // the Nomad identity token of the allocation
+	Call    string // the call that the container was started for
+	// Patience is how long funcd may be away before the runner gives up: a result waits this long to be delivered.
+	Patience time.Duration
+
+	Environ        []string // the container's environment, as the function's process gets it
+	Stdout, Stderr io.Writer
+	Logger         *slog.Logger
+}
+
+// DefaultPatience is the default of Config.Patience.
+const DefaultPatience = 10 * time.Minute
+
+// The environment variables of a runner. None of them reaches the function's process, nor does any other that Nomad sets.
+const (
+	AddressVariable  = "FUNCD_ADDRESS"
+	PatienceVariable = "FUNCD_PATIENCE"
+	tokenVariable    = "NOMAD_TOKEN_" + api.RunnerIdentity
+	callVariable     = "NOMAD_META_call"
+)
+
+// FromEnv reads the Config out of a container's environment.
+func FromEnv(environ []string) (Config, error) {
+	c := Config{Patience: DefaultPatience}
+	for _, variable := range environ {
+		name, value, _ := strings.Cut(variable, "=")
+		switch name {
+		case AddressVariable:
+			c.Address = value
+		case tokenVariable:
+			c.Token = value
+		case callVariable:
+			c.Call = value
+		case PatienceVariable:
+			d, err := time.ParseDuration(value)
+			if err != nil {
+				return Config{}, err
+			}
+			c.Patience = d
+		}
+		if !strings.HasPrefix(name, "NOMAD_") && !strings.HasPrefix(name, "FUNCD_") {
+			c.Environ = append(c.Environ, variable)
+		}
+	}
+	if c.Address == "" || c.Token == "" {
+		return Config{}, errors.New("funcd-runner is started by funcd in a function's container; " +
+			AddressVariable + " and " + tokenVariable + " must be set")
+	}
+	return c, nil
+}
+
+// errNoCall says that there is no call for this container and will be none.
+var errNoCall = errors.New("there is no call for this container")
+
+// Run takes one call, runs it and returns the exit status for the container when the result has been handed in: the function's own
+// status, 128 and the signal's number if a signal ended it, 126 or 127 if it could not be started. signals are those that the process gets.
+func Run(ctx context.Context, cfg Config, signals <-chan os.Signal) (int, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	link, err := newLink(cfg)
+	if err != nil {
+		return 1, err
+	}
+	assignment, payload, err := waitForCall(ctx, link, signals)
+	if errors.Is(err, errNoCall) {
+		return 0, nil
+	}
+	if err != nil {
+		return 1, err
+	}
+	result, stdout := execute(cfg, assignment, payload, signals)
+	if err := link.deliver(ctx, result, stdout); err != nil {
+		return 1, err
+	}
+	return containerStatus(result), nil
+}
+
+// waitForCall is link.next, ended by the signals that end a container.
+func waitForCall(ctx context.Context, l *link, signals <-chan os.Signal) (*api.Assignment, []byte, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		assignment *api.Assignment
+		payload    []byte
+		err        error
+	}
+	c := make(chan answer, 1)
+	go func() {
+		assignment, payload, err := l.next(ctx)
+		c <- answer{assignment, payload, err}
+	}()
+	for {
+		select {
+		case a := <-c:
+			return a.assignment, a.payload, a.err
+		case s := <-signals:
+			if !ends(s) {
+				continue
+			}
+			cancel()
+			if a := <-c; a.err == nil {
+				// The call was taken in the same moment. It runs, and gets the next signal: it is written down as this container's.
+				return a.assignment, a.payload, nil
+			}
+			return nil, nil, errNoCall
+		}
+	}
+}
+
+func containerStatus(r *api.Result) int {
+	switch r.Outcome {
+	case api.NoCommand:
+		return 127
+	case api.NotStartable:
+		return 126
+	}
+	if r.Signal != 0 {
+		return 128 + r.Signal
+	}
+	return r.ExitCode
+}

@@ -1,0 +1,115 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/funcd/funcd/api"
+)
+
+// retake is how often a container's wait looks again for a server that offers its call: the last one may have died, and the next not have
+// adopted the call yet.
+const retake = 200 * time.Millisecond
+
+// Next waits until the call is offered to the allocation and returns what it is to run. The error is of code NotFound if it was not until ctx
+// ended, and of code Expired if there is nothing for this allocation and never will be.
+func (s *Scheduler) Next(ctx context.Context, allocation api.Allocation, call string) (*api.Assignment, []byte, error) {
+	for {
+		// The wait may end; what has begun to be taken is finished.
+		assignment, payload, err := s.cfg.Messages.Take(context.WithoutCancel(ctx), call, allocation)
+		switch api.CodeOf(err) {
+		case "":
+			return assignment, payload, nil
+		case api.NotFound:
+		case api.Conflict, api.Forbidden:
+			return nil, nil, api.Wrap(api.Expired, err, "there is no call for this container")
+		default:
+			return nil, nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil, err
+		case <-time.After(retake):
+		}
+	}
+}
+
+// Report ends the call with the result that its container reports. The call has ended, and its output is stored, when it returns nil. The
+// error is of code Expired if the call had ended before or is not this allocation's, and Unavailable if the report must come again.
+func (s *Scheduler) Report(ctx context.Context, allocation api.Allocation, result *api.Result, output []byte) error {
+	rec, version, err := s.cfg.Records.Record(ctx, result.Function, result.CallID)
+	if api.CodeOf(err) == api.NotFound || err == nil && (rec.State != api.Running || rec.Allocation != allocation.ID) {
+		return api.Errorf(api.Expired, "the call is over, or is not this container's")
+	}
+	if err != nil {
+		return err
+	}
+	conclude(&rec, result, len(output) > s.cfg.MaxOutput)
+	if rec.State == api.Finished {
+		if err := s.cfg.Records.SaveOutput(ctx, rec.Function, rec.CallID, output); err != nil {
+			return err
+		}
+	}
+	if _, err := s.cfg.Records.SaveRecord(ctx, rec, version); api.CodeOf(err) == api.Conflict {
+		return api.Wrap(api.Expired, err, "the call is over")
+	} else if err != nil {
+		return err
+	}
+	s.event(ctx, rec.Function, api.Event{
+		CallID:      rec.CallID,
+		Event:       string(rec.State),
+		ShortStdout: api.Short(output),
+		ShortStderr: api.Short(result.Stderr),
+		Message:     rec.Message,
+	})
+	// Its owner takes it out of the queue before anyone who waits is told, so that a call whose answer has been fetched is not there any
+	// more. If the owner is another server, Forget sees to that.
+	s.mu.Lock()
+	owner := s.owned[rec.CallID]
+	s.mu.Unlock()
+	if owner != nil {
+		owner.mu.Lock()
+		owner.rec = rec
+		owner.mu.Unlock()
+		if err := owner.leave(ctx); err == nil {
+			return nil
+		}
+	}
+	s.cfg.Messages.NotifyEnd(rec.Function, rec.CallID)
+	return nil
+}
+
+// conclude ends the record with what the runner says. Times are the runner's own: its clock is what the Timeout was measured with.
+func conclude(rec *api.Record, result *api.Result, overOutput bool) {
+	if !result.Started.IsZero() {
+		rec.Started, rec.Ended = result.Started, result.Ended
+	} else {
+		rec.Ended = time.Now()
+	}
+	rec.ExitCode = result.ExitCode
+	rec.State, rec.Code = api.Failed, api.CallFailed
+	switch {
+	case result.Outcome == api.TimedOut:
+		rec.Code, rec.Message = api.CallTimeout, timeoutMessage(*rec)
+	case result.Outcome == api.OutOfMemory:
+		rec.Message = "out of memory"
+	case result.Outcome == api.NoCommand:
+		rec.Message = "entrypoint not found: " + result.Message
+	case result.Outcome == api.NotStartable:
+		rec.Message = "the command can't be started: " + result.Message
+	case result.Outcome == api.Stopped:
+		rec.Message = "the container was stopped in Nomad while the function ran"
+	case result.Outcome == api.Signaled:
+		rec.Message = fmt.Sprintf("killed by signal %d (%s)", result.Signal, unix.SignalName(syscall.Signal(result.Signal)))
+	case result.ExitCode != 0:
+		rec.Message = fmt.Sprintf("exit status %d", result.ExitCode)
+	case result.Outcome == api.OverOutput || overOutput:
+		rec.Code, rec.Message = api.OutputTooLarge, "the output is over its limit"
+	default:
+		rec.State, rec.Code, rec.Message = api.Finished, "", ""
+	}
+}

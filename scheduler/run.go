@@ -1,0 +1,373 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/funcd/funcd/api"
+)
+
+// run is a call that this server owns.
+type run struct {
+	s    *Scheduler
+	call *api.Call
+	log  *slog.Logger
+
+	function *api.Definition // from start on
+	job      string          // from its dispatch on
+
+	mu      sync.Mutex
+	d       Delivery // the latest, if the lease ended although this server was there
+	rec     api.Record
+	version uint64        // of rec in the store, 0 for one that is not stored
+	taken   chan struct{} // closed when a container has the call
+}
+
+func newRun(s *Scheduler, d Delivery) *run {
+	call := d.Call()
+	return &run{
+		s:     s,
+		d:     d,
+		call:  call,
+		log:   s.log.With("call", call.ID, "function", call.Function, "account", call.Account),
+		taken: make(chan struct{}),
+	}
+}
+
+func (r *run) delivery() Delivery {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.d
+}
+
+func (r *run) redelivered(d Delivery) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.d = d
+}
+
+// overtime is how much longer than a call may run its owner waits for the runner's word, before it stops the container itself.
+const overtime = 10 * time.Second
+
+// main owns the call until it has ended, or the server stops.
+func (r *run) main(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var extending sync.WaitGroup
+	extending.Go(func() { r.extend(ctx) })
+	defer extending.Wait()
+	defer cancel()
+
+	err := r.guard(ctx)
+	if err == nil {
+		return
+	}
+	// The call stays in the queue: it goes on with this server, or the next one.
+	delay := time.Second
+	if ctx.Err() != nil {
+		delay = 0
+	} else {
+		r.log.Warn("a call goes back to the queue", "error", err)
+	}
+	if err := r.delivery().Return(delay); err != nil {
+		r.log.Warn("a call waits for its lease to end", "error", err)
+	}
+}
+
+// guard makes a panic in one call that call's end, not the server's.
+func (r *run) guard(ctx context.Context) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.log.Error("a call has panicked", "panic", p, "stack", string(debug.Stack()))
+			err = r.end(ctx, api.Internal, "a fault in funcd, see its log")
+		}
+	}()
+	return r.execute(ctx)
+}
+
+// extend keeps the call this server's.
+func (r *run) extend(ctx context.Context) {
+	tick := time.NewTicker(r.s.cfg.Lease / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := r.delivery().Extend(); err != nil {
+				r.log.Warn("the lease of a call was not extended", "error", err)
+			}
+		}
+	}
+}
+
+// execute brings the call to its end. A nil error means that it has left the queue.
+func (r *run) execute(ctx context.Context) error {
+	ended, stopWaiting := r.s.cfg.Messages.WaitEnd(r.call.Function, r.call.ID)
+	defer stopWaiting()
+	if err := r.load(ctx); err != nil {
+		return err
+	}
+	if r.rec.State.Ended() {
+		return r.leave(ctx)
+	}
+	function, err := r.s.cfg.Functions.ByID(ctx, r.call.Account, r.call.Name, r.call.Function)
+	if api.CodeOf(err) == api.NotFound {
+		return r.end(ctx, api.CallFailed, "the function was removed")
+	}
+	if err != nil {
+		return err
+	}
+	r.function = &function
+	if r.rec.State == api.Running {
+		r.job = r.rec.Job
+		close(r.taken)
+		r.log.Info("a running call was adopted", "job", r.job)
+	} else if err := r.dispatch(ctx); err != nil {
+		if api.CodeOf(err) == api.Invalid {
+			return r.end(ctx, api.CallFailed, message(err))
+		}
+		return err
+	}
+	withdraw, err := r.s.cfg.Messages.Offer(r.call.ID, r.take)
+	if err != nil {
+		return err
+	}
+	defer withdraw()
+	return r.await(ctx, ended)
+}
+
+// load reads what is stored of the call.
+func (r *run) load(ctx context.Context) error {
+	rec, version, err := r.s.cfg.Records.Record(ctx, r.call.Function, r.call.ID)
+	if api.CodeOf(err) == api.NotFound {
+		rec, version, err = pendingRecord(r.call), 0, nil
+	}
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rec, r.version = rec, version
+	return nil
+}
+
+// dispatch starts the call's container, or finds the one that was started before a crash. While the cluster does not answer the call stays
+// pending and says so.
+func (r *run) dispatch(ctx context.Context) error {
+	const first, most = 200 * time.Millisecond, 5 * time.Second
+	for wait := first; ; wait = min(2*wait, most) {
+		job, err := r.s.cfg.Cluster.Dispatch(ctx, r.function.Account, r.function.Function.Name, r.call.ID)
+		if api.CodeOf(err) == api.NotFound {
+			// The cluster has lost the function's job, or a server died before it was registered.
+			if err = r.s.cfg.Cluster.Register(ctx, r.function); err == nil {
+				continue
+			}
+		}
+		if err == nil {
+			r.job = job
+			return nil
+		}
+		if api.CodeOf(err) != api.Unavailable || ctx.Err() != nil {
+			return err
+		}
+		if err := r.pendingBecause(ctx, message(err)); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// await watches the container until the call has ended: by its result, through whichever server, or because nothing can come any more.
+func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
+	updates, stopWatching := r.s.cfg.Cluster.Watch(ctx, r.function, r.job)
+	defer stopWatching()
+	taken := (<-chan struct{})(r.taken)
+	var deadline <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ended:
+			return r.leave(ctx)
+		case <-taken:
+			taken = nil
+			deadline = time.After(time.Until(r.latestEnd()))
+		case <-deadline:
+			return r.abandon(ctx, api.CallTimeout, r.timeoutMessage())
+		case status := <-updates:
+			if done, err := r.observe(ctx, status); done || err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// observe draws the conclusions of what the cluster says. done means that the call has left the queue.
+func (r *run) observe(ctx context.Context, status api.JobStatus) (done bool, err error) {
+	r.mu.Lock()
+	running, allocation := r.rec.State == api.Running, r.rec.Allocation
+	r.mu.Unlock()
+	switch {
+	case status.Waiting != "" && !running:
+		return false, r.pendingBecause(ctx, status.Waiting)
+	case running && status.Allocation != "" && status.Allocation != allocation:
+		// Nomad has replaced the container that has the call. It may have started the function, so the new one must not.
+		return true, r.abandon(ctx, api.CallFailed, "node lost: the container of the call is gone")
+	case status.Ended:
+		return true, r.abandon(ctx, status.Code, status.Message)
+	}
+	return false, nil
+}
+
+// abandon ends a call whose result will not come, and its container. A result that came in the same moment wins.
+func (r *run) abandon(ctx context.Context, code api.Code, message string) error {
+	if err := r.end(ctx, code, message); err != nil {
+		return err
+	}
+	if err := r.s.cfg.Cluster.Stop(ctx, r.job); err != nil {
+		r.log.Warn("the container of an ended call may still run", "job", r.job, "error", err)
+	}
+	return nil
+}
+
+// latestEnd is when the runner must have reported a call that has been taken.
+func (r *run) latestEnd() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	timeout := time.Duration(r.rec.Timeout) * time.Second
+	return r.rec.Started.Add(timeout + min(timeout, r.s.cfg.MaxKillTimeout) + overtime)
+}
+
+func (r *run) timeoutMessage() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return timeoutMessage(r.rec)
+}
+
+func timeoutMessage(rec api.Record) string {
+	return fmt.Sprintf("timeout: it ran longer than %d s", rec.Timeout)
+}
+
+// take gives the call to the allocation that asks for it, for good. It is written down before the container is told, so that no other
+// can ever get it.
+func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignment, []byte, error) {
+	if !strings.HasPrefix(r.job, allocation.Job+"/") {
+		return nil, nil, api.Errorf(api.Forbidden, "the call is of another function")
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.rec.State == api.Running && r.rec.Allocation == allocation.ID {
+		return r.assignment(), r.call.Payload, nil // its first answer was lost
+	}
+	if r.rec.State != api.Pending {
+		return nil, nil, api.Errorf(api.Conflict, "the call is another container's")
+	}
+	rec := r.rec
+	rec.State, rec.Message = api.Running, ""
+	rec.Job, rec.Allocation = r.job, allocation.ID
+	rec.Started, rec.Timeout = time.Now(), r.function.Function.Timeout
+	version, err := r.s.cfg.Records.SaveRecord(ctx, rec, r.version)
+	if err != nil {
+		return nil, nil, err
+	}
+	r.rec, r.version = rec, version
+	close(r.taken)
+	r.s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(api.Running)})
+	return r.assignment(), r.call.Payload, nil
+}
+
+func (r *run) assignment() *api.Assignment {
+	f := &r.function.Function
+	timeout := time.Duration(r.rec.Timeout) * time.Second
+	signal, err := f.Config.StopSignal.Parse()
+	killAfter := min(timeout, r.s.cfg.MaxKillTimeout)
+	if err != nil || f.Config.StopSignal.Name() == "SIGKILL" {
+		killAfter = 0
+	}
+	return &api.Assignment{
+		CallID:     r.call.ID,
+		Function:   r.call.Function,
+		Command:    r.function.Command(),
+		Env:        append(append([]string{}, r.call.Env...), f.Config.Env...),
+		Tty:        f.Config.Tty,
+		Timeout:    timeout,
+		StopSignal: int(signal),
+		KillAfter:  killAfter,
+		MaxOutput:  r.s.cfg.MaxOutput,
+	}
+}
+
+// pendingBecause notes why the call still waits.
+func (r *run) pendingBecause(ctx context.Context, reason string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.rec.State != api.Pending || r.rec.Message == reason {
+		return nil
+	}
+	rec := r.rec
+	rec.Message, rec.Job = reason, r.job
+	version, err := r.s.cfg.Records.SaveRecord(ctx, rec, r.version)
+	if err != nil {
+		return err
+	}
+	r.rec, r.version = rec, version
+	r.s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(api.Pending), Message: reason})
+	return nil
+}
+
+// end fails the call, unless it has ended meanwhile, and takes it out of the queue.
+func (r *run) end(ctx context.Context, code api.Code, message string) error {
+	for {
+		r.mu.Lock()
+		rec, version := r.rec, r.version
+		r.mu.Unlock()
+		if rec.State.Ended() {
+			return r.leave(ctx)
+		}
+		rec.State, rec.Code, rec.Message, rec.Ended = api.Failed, code, message, time.Now()
+		version, err := r.s.cfg.Records.SaveRecord(ctx, rec, version)
+		if api.CodeOf(err) == api.Conflict {
+			if err := r.load(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		r.mu.Lock()
+		r.rec, r.version = rec, version
+		r.mu.Unlock()
+		r.s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(api.Failed), Message: message})
+		return r.leave(ctx)
+	}
+}
+
+// leave takes an ended call out of the queue, then tells those who wait for it.
+func (r *run) leave(ctx context.Context) error {
+	if err := r.delivery().Done(ctx); err != nil {
+		return err
+	}
+	r.s.cfg.Messages.NotifyEnd(r.call.Function, r.call.ID)
+	return nil
+}
+
+// message is what the caller may read of an error.
+func message(err error) string {
+	var e *api.Error
+	if errors.As(err, &e) {
+		return e.Message
+	}
+	return err.Error()
+}

@@ -1,0 +1,192 @@
+// Package scheduler is the life of a call: it is queued, waits for its account's quota, gets a container, runs, and ends in exactly one
+// way. The package decides; it stores through Calls, and acts through Cluster.
+//
+// Any server may accept a call, give it to a container and take its result. One server at a time owns it: the one that the queue has
+// delivered it to. The owner dispatches the container, watches it, and is who fails the call when nothing comes of it. If the owner dies,
+// the queue delivers the call to another, which goes on where the record says that it stands.
+package scheduler
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/funcd/funcd/api"
+)
+
+// Delivery is a call that the queue has given to this server.
+type Delivery interface {
+	Call() *api.Call
+	// Extend keeps the call with this server for another lease.
+	Extend() error
+	// Done removes the call from the queue for good.
+	Done(ctx context.Context) error
+	// Return gives the call back, to be delivered again after the delay.
+	Return(delay time.Duration) error
+}
+
+// Queue holds the calls that have not ended, for each account first in, first out. Its errors are of code Unavailable.
+type Queue interface {
+	Enqueue(ctx context.Context, call *api.Call) error
+	// Queued returns a call that has not ended, or an error of code NotFound.
+	Queued(ctx context.Context, account, function, call string) (*api.Call, error)
+	// Consume delivers at most quota calls at a time, from one goroutine, until stop is called.
+	Consume(ctx context.Context, account string, quota int, deliver func(Delivery)) (stop func(), err error)
+	// Accounts returns those that have a queue.
+	Accounts(ctx context.Context) ([]string, error)
+}
+
+// Records holds what is known of calls. Its errors are of code NotFound, Unavailable and, for an output, Expired.
+type Records interface {
+	Record(ctx context.Context, function, call string) (rec api.Record, version uint64, err error)
+	// SaveRecord stores rec if version is still the stored one's, 0 for none; else the error is of code Conflict.
+	SaveRecord(ctx context.Context, rec api.Record, version uint64) (uint64, error)
+	SaveOutput(ctx context.Context, function, call string, output []byte) error
+	Output(ctx context.Context, function, call string) ([]byte, error)
+	// Forget removes all that is kept of an ended call.
+	Forget(ctx context.Context, rec api.Record) error
+}
+
+// Messages is how servers tell each other of calls.
+type Messages interface {
+	// Offer lets containers take the call through any server until withdraw is called.
+	Offer(call string, take func(context.Context, api.Allocation) (*api.Assignment, []byte, error)) (withdraw func(), err error)
+	// Take takes an offered call. The error is of code NotFound if no server offers it, else what the offer's take returned.
+	Take(ctx context.Context, call string, allocation api.Allocation) (*api.Assignment, []byte, error)
+	// WaitEnd returns a channel that is closed when the call ends after this.
+	WaitEnd(function, call string) (ended <-chan struct{}, stop func())
+	NotifyEnd(function, call string)
+	// Log adds events to the function's log without waiting.
+	Log(ctx context.Context, function string, events ...api.Event)
+}
+
+// Cluster runs containers. Its errors are of code Unavailable if it does not answer and NotFound if it does not know the function.
+type Cluster interface {
+	Register(ctx context.Context, d *api.Definition) error
+	// Dispatch starts a container for the call; for a call that has one it returns that one's job.
+	Dispatch(ctx context.Context, account, name, call string) (job string, err error)
+	// Watch tells the job's status and its changes until stop is called.
+	Watch(ctx context.Context, d *api.Definition, job string) (updates <-chan api.JobStatus, stop func())
+	// Stop ends the job's container, if it runs.
+	Stop(ctx context.Context, job string) error
+}
+
+// Functions knows the functions.
+type Functions interface {
+	// ByID returns the account's function of this name if it has this internal id; one that was removed and made again has another. The
+	// error is of code NotFound or Unavailable.
+	ByID(ctx context.Context, account, name, id string) (api.Definition, error)
+}
+
+// Config is what a Scheduler works with. All of it is required.
+type Config struct {
+	Queue     Queue
+	Records   Records
+	Messages  Messages
+	Cluster   Cluster
+	Functions Functions
+
+	Quota          int           // calls of one account that are being executed at once
+	Lease          time.Duration // how long the queue leaves a call with a server that does not extend it
+	MaxKillTimeout time.Duration // between a function's StopSignal and SIGKILL, at most
+	MaxOutput      int           // bytes of a call's output
+	Logger         *slog.Logger
+}
+
+// Scheduler is the scheduler of one server. Make it with New, then ServeAll.
+type Scheduler struct {
+	cfg Config
+	log *slog.Logger
+
+	ctx    context.Context // ends with Stop
+	cancel context.CancelFunc
+	runs   sync.WaitGroup
+
+	mu        sync.Mutex
+	stopped   bool
+	consumers map[string]func() // stop functions by account
+	owned     map[string]*run   // by call
+}
+
+// New returns a scheduler that executes no calls yet.
+func New(cfg Config) *Scheduler {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Scheduler{
+		cfg:       cfg,
+		log:       cfg.Logger.With("component", "scheduler"),
+		ctx:       ctx,
+		cancel:    cancel,
+		consumers: map[string]func(){},
+		owned:     map[string]*run{},
+	}
+}
+
+// ServeAll begins to execute the calls of all accounts that have a queue, where this server does not do so yet. The error is of code
+// Unavailable.
+func (s *Scheduler) ServeAll(ctx context.Context) error {
+	accounts, err := s.cfg.Queue.Accounts(ctx)
+	if err != nil {
+		return err
+	}
+	for _, account := range accounts {
+		if err := s.Serve(ctx, account); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Serve begins to execute the calls of an account, if this server does not do so yet.
+func (s *Scheduler) Serve(ctx context.Context, account string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.consumers[account] != nil || s.stopped {
+		return nil
+	}
+	stop, err := s.cfg.Queue.Consume(ctx, account, s.cfg.Quota, s.deliver)
+	if err != nil {
+		return err
+	}
+	s.consumers[account] = stop
+	return nil
+}
+
+func (s *Scheduler) deliver(d Delivery) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		// Nothing was done for it yet: another server has it at once.
+		if err := d.Return(0); err != nil {
+			s.log.Warn("a call waits for its lease to end", "call", d.Call().ID, "error", err)
+		}
+		return
+	}
+	if r := s.owned[d.Call().ID]; r != nil {
+		r.redelivered(d)
+		return
+	}
+	r := newRun(s, d)
+	s.owned[r.call.ID] = r
+	s.runs.Go(func() {
+		r.main(s.ctx)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.owned, r.call.ID)
+	})
+}
+
+// Stop takes no more calls, hands those that it owns back to the queue with their containers running on, and returns when that is done.
+// The next server to have them goes on with them. It may be called more than once, and before ServeAll.
+func (s *Scheduler) Stop() {
+	s.mu.Lock()
+	s.stopped = true
+	consumers := s.consumers
+	s.consumers = map[string]func(){}
+	s.mu.Unlock()
+	for _, stop := range consumers {
+		stop()
+	}
+	s.cancel()
+	s.runs.Wait()
+}

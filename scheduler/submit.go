@@ -1,0 +1,103 @@
+package scheduler
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/funcd/funcd/api"
+)
+
+// Submit queues a call of the function and returns its id. The call is on disk then. The error is of code Unavailable.
+func (s *Scheduler) Submit(ctx context.Context, d *api.Definition, env []string, payload []byte) (string, error) {
+	call := &api.Call{
+		ID:       uuid.NewString(),
+		Function: d.ID,
+		Name:     d.Function.Name,
+		Account:  d.Account,
+		Accepted: time.Now(),
+		Env:      env,
+		Payload:  payload,
+	}
+	if err := s.Serve(ctx, d.Account); err != nil {
+		return "", err
+	}
+	// The events go first, so that the call's next one, which may come at once from another server, stands after them.
+	s.event(ctx, d.ID, api.Event{CallID: call.ID, Event: api.Called, ShortStdin: api.Short(payload)})
+	s.event(ctx, d.ID, api.Event{CallID: call.ID, Event: string(api.Pending)})
+	if err := s.cfg.Queue.Enqueue(ctx, call); err != nil {
+		s.event(ctx, d.ID, api.Event{CallID: call.ID, Event: string(api.Failed), Message: "not accepted: " + message(err)})
+		return "", err
+	}
+	return call.ID, nil
+}
+
+// recheck is how often a waiter looks at the record, in case the message of the end was lost with the server that would have sent it.
+const recheck = 15 * time.Second
+
+// Output returns where a call of the function stands and, if it is Finished, its output. With wait it blocks until the call has ended or
+// ctx is done. A call that failed is an error of the code and with the message of its record; one whose output had to make room is an error of
+// code Expired. With both the record is returned too: it is to be given to Delivered once the answer has been. The error is of code
+// NotFound if there is no such call, or it was fetched before.
+func (s *Scheduler) Output(ctx context.Context, d *api.Definition, call string, wait bool) (api.Record, []byte, error) {
+	ended, stop := s.cfg.Messages.WaitEnd(d.ID, call)
+	defer stop()
+	for {
+		rec, err := s.lookup(ctx, d, call)
+		if err != nil {
+			return api.Record{}, nil, err
+		}
+		switch {
+		case rec.State == api.Finished:
+			output, err := s.cfg.Records.Output(ctx, d.ID, call)
+			return rec, output, err
+		case rec.State == api.Failed:
+			return rec, nil, &api.Error{Code: rec.Code, Message: rec.Message}
+		case !wait:
+			return rec, nil, nil
+		}
+		timer := time.NewTimer(recheck)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return rec, nil, api.Wrap(api.Unavailable, context.Cause(ctx), "the wait for the call was given up")
+		case <-ended:
+			ended = nil // closed for good; a record that is behind it, on another server, comes with the recheck
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// lookup returns a call's record, made up for one that waits in the queue and has none yet.
+func (s *Scheduler) lookup(ctx context.Context, d *api.Definition, call string) (api.Record, error) {
+	rec, _, err := s.cfg.Records.Record(ctx, d.ID, call)
+	if api.CodeOf(err) != api.NotFound {
+		return rec, err
+	}
+	queued, err := s.cfg.Queue.Queued(ctx, d.Account, d.ID, call)
+	if err == nil {
+		return pendingRecord(queued), nil
+	}
+	if api.CodeOf(err) != api.NotFound {
+		return api.Record{}, err
+	}
+	// It may have left the queue between the two looks.
+	rec, _, err = s.cfg.Records.Record(ctx, d.ID, call)
+	return rec, err
+}
+
+func pendingRecord(call *api.Call) api.Record {
+	return api.Record{CallID: call.ID, Function: call.Function, Account: call.Account, State: api.Pending, Accepted: call.Accepted}
+}
+
+// Delivered removes an ended call whose answer has reached its caller.
+func (s *Scheduler) Delivered(ctx context.Context, rec api.Record) error {
+	return s.cfg.Records.Forget(ctx, rec)
+}
+
+func (s *Scheduler) event(ctx context.Context, function string, e api.Event) {
+	e.Time = api.Timestamp{Time: time.Now()}
+	s.cfg.Messages.Log(ctx, function, e)
+}

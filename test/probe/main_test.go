@@ -1,0 +1,54 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+func TestCommands(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		args   []string
+		stdin  string
+		status int
+		stdout string
+		stderr string
+	}{
+		"cat copies":                {[]string{"cat"}, "a\x00\xffb", 0, "a\x00\xffb", ""},
+		"big has its size":          {[]string{"big", "5"}, "", 0, "xxxxx", ""},
+		"streams has three results": {[]string{"streams", "4"}, "", 4, "this is standard output\n", "this is standard error\n"},
+		"streams may succeed":       {[]string{"streams", "0"}, "", 0, "this is standard output\n", "this is standard error\n"},
+		"eat ends":                  {[]string{"eat", "2"}, "", 0, "2 MB\n", ""},
+		"nothing is refused":        {nil, "", 2, "", "probe: \"\" is not something that it can do\n"},
+		"the unknown is refused":    {[]string{"sing"}, "", 2, "", "probe: \"sing\" is not something that it can do\n"},
+		"a wrong number is refused": {[]string{"big", "x"}, "", 2, "", "probe: \"x\" is no number\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var stdout, stderr bytes.Buffer
+			if status := run(test.args, strings.NewReader(test.stdin), &stdout, &stderr); status != test.status {
+				t.Errorf("the status is %d, want %d", status, test.status)
+			}
+			if stdout.String() != test.stdout {
+				t.Errorf("standard output is %q, want %q", stdout.String(), test.stdout)
+			}
+			if stderr.String() != test.stderr {
+				t.Errorf("standard error is %q, want %q", stderr.String(), test.stderr)
+			}
+		})
+	}
+}
+
+func TestFilesShowsTheStandardStreams(t *testing.T) {
+	t.Parallel()
+	var stdout, stderr bytes.Buffer
+	if status := run([]string{"files"}, nil, &stdout, &stderr); status != 0 {
+		t.Fatalf("the status is %d: %s", status, &stderr)
+	}
+	for _, start := range []string{"0 ", "1 ", "2 "} {
+		if !strings.HasPrefix(stdout.String(), start) && !strings.Contains(stdout.String(), "\n"+start) {
+			t.Errorf("no descriptor %sin %q", start, stdout.String())
+		}
+	}
+}
