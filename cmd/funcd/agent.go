@@ -74,6 +74,13 @@ func serve(ctx context.Context, s *settings, dev bool, getenv func(string) strin
 		if err := checkLoopback(s.HTTP); err != nil {
 			return usageError{err}
 		}
+	}
+	release, err := lockDataDir(s.DataDir)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if dev {
 		stack, err := startDevStack(ctx, s, getenv, log)
 		if err != nil {
 			return err

@@ -38,9 +38,6 @@ func startDevStack(ctx context.Context, s *settings, getenv func(string) string,
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
 	stack := &devStack{log: log.With("component", "dev")}
 	consulAddress := firstNonEmpty(s.Consul.Address, getenv("CONSUL_HTTP_ADDR"), "127.0.0.1:8500")
 	nomadAddress := firstNonEmpty(s.Nomad.Address, getenv("NOMAD_ADDR"), "http://127.0.0.1:4646")

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/url"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/funcd/funcd/api"
+)
+
+// measurement is one row of the table: what is done once in each round.
+type measurement struct {
+	name string
+	do   func(ctx context.Context) error
+	took []time.Duration
+}
+
+func (m *measurement) once(ctx context.Context) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	start := time.Now()
+	err := m.do(ctx)
+	return time.Since(start), err
+}
+
+// The names of the rows. The first two are the baselines.
+const (
+	rowDocker   = "docker run --rm -i"
+	rowDispatch = "nomad job dispatch until complete"
+	rowCold     = "cold sync call"
+)
+
+// All rows run the same image, which copies stdin to stdout, with the same input.
+const (
+	image   = "funcd-test/probe"
+	command = "cat"
+)
+
+var input = []byte("HelloWorld\n")
+
+// measurements sets up all rows.
+func measurements(ctx context.Context, s *stack) ([]measurement, error) {
+	job, err := registerRaw(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.client.CreateFunction(ctx, api.Function{
+		Name:          "bench",
+		ContainerSize: "s1",
+		Config:        api.Config{Image: image, Cmd: api.StrSlice{command}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return []measurement{
+		{name: rowDocker, do: dockerRun},
+		{name: rowDispatch, do: func(ctx context.Context) error { return dispatchRaw(ctx, s, job) }},
+		{name: rowCold, do: func(ctx context.Context) error {
+			out, err := s.client.CallSync(ctx, f.Name, f.UUID, bytes.NewReader(input), nil)
+			return check(out, err)
+		}},
+	}, nil
+}
+
+func check(output []byte, err error) error {
+	if err == nil && !bytes.Equal(output, input) {
+		err = fmt.Errorf("the answer is %q", output)
+	}
+	return err
+}
+
+func dockerRun(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, "docker", "run", "--rm", "-i", image, command)
+	cmd.Stdin = bytes.NewReader(input)
+	return check(cmd.Output())
+}
+
+// registerRaw registers what a user without funcd would: the image as a parameterized batch job. Its function has an empty stdin.
+func registerRaw(ctx context.Context, s *stack) (id string, err error) {
+	id = "bench-raw"
+	// Nomad pulls an image without a tag anew each time, and this one is in no registry: it goes by its id.
+	out, err := exec.CommandContext(ctx, "docker", "image", "inspect", "--format", "{{.Id}}", image).Output()
+	if err != nil {
+		return "", fmt.Errorf("the image %s (make examples makes it): %w", image, err)
+	}
+	job := map[string]any{
+		"ID": id, "Name": id, "Type": "batch", "Datacenters": []string{"*"},
+		"ParameterizedJob": map[string]any{"Payload": "required"},
+		"TaskGroups": []any{map[string]any{
+			"Name": "raw", "Count": 1,
+			"RestartPolicy": map[string]any{"Attempts": 0, "Mode": "fail"},
+			"Tasks": []any{map[string]any{
+				"Name": "raw", "Driver": "docker",
+				// A payload comes as a file, at most 16 KiB: there is no stdin.
+				"Config":          map[string]any{"image": strings.TrimSpace(string(out)), "args": []string{command}},
+				"DispatchPayload": map[string]any{"File": "input"},
+				"Resources":       map[string]any{"CPU": 100, "MemoryMB": 64},
+			}},
+		}},
+	}
+	return id, s.request(ctx, "POST", s.nomad+"/v1/jobs", map[string]any{"Job": job}, nil)
+}
+
+// dispatchRaw dispatches the job and returns when the API says that it is complete, which blocking queries tell at once.
+func dispatchRaw(ctx context.Context, s *stack, job string) error {
+	var dispatched struct{ DispatchedJobID string }
+	if err := s.request(ctx, "POST", s.nomad+"/v1/job/"+job+"/dispatch", map[string]any{"Payload": input}, &dispatched); err != nil {
+		return err
+	}
+	at := s.nomad + "/v1/job/" + url.PathEscape(dispatched.DispatchedJobID) + "/allocations?wait=30s&index="
+	for index := uint64(0); ; {
+		var allocations []struct {
+			ClientStatus string
+			ModifyIndex  uint64
+		}
+		if err := s.get(ctx, at+strconv.FormatUint(index, 10), &allocations); err != nil {
+			return err
+		}
+		for _, a := range allocations {
+			index = max(index, a.ModifyIndex)
+			switch a.ClientStatus {
+			case "complete":
+				return nil
+			case "failed", "lost":
+				return fmt.Errorf("the allocation is %s", a.ClientStatus)
+			}
+		}
+		index = max(index, 1)
+	}
+}

@@ -1,0 +1,101 @@
+# The configuration of `funcd agent --config FILE`. Every setting is shown with its default; those that are commented out have none, or come
+# from somewhere else. An unknown key is an error.
+
+# Where the API listens. Clients' requests are not encrypted: keep it on a private network, or behind a proxy that speaks TLS.
+http = "127.0.0.1:3862"
+
+# funcd's own files: the queue, records, logs and outputs of calls (jetstream/), and the runner for containers (runner/). One directory
+# for each server.
+data_dir = "./funcd-data"
+
+# debug, info, warn or error
+log_level = "info"
+
+# Calls of one account that are being executed at once. The rest wait, first in, first out.
+quota = 10
+
+limits {
+  payload = 1048576 # bytes of a call's stdin, and of any other request's body; at most 1 MiB
+  output  = 1048576 # bytes of a call's stdout; at most 1 MiB
+
+  # Of one account, what has not ended. One more is refused with 503.
+  queued_calls = 100000
+  queued_bytes = 4294967296
+
+  # Kept for each function, in bytes. The oldest make room.
+  stored_outputs = 52428800
+  stored_logs    = 52428800
+
+  # In which a request's body must have come.
+  body_time = "1m"
+
+  # How long the calls of a server that is not heard of stay with it, before another one takes them over. With the embedded store there is
+  # no other: a server that starts takes up its own calls at once.
+  call_lease = "20s"
+}
+
+# How a container gets funcd-runner, the program that is pid 1 in it, and reaches funcd.
+runner {
+  # socket: a directory of the client is mounted at /funcd. Needs `volumes { enabled = true }` in the docker plugin's configuration on
+  #   the clients, and a funcd on each of them. No network between the container and funcd.
+  # http: an artifact block downloads it from funcd's address. Needs nothing on the clients.
+  mode = "socket"
+
+  # mode "socket": the directory, made by funcd. Default: runner/ in data_dir.
+  # socket_dir = "/opt/funcd/runner"
+
+  # mode "http": where containers reach this server.
+  # address = "http://10.0.0.5:3862"
+
+  # The program. Default: funcd-runner beside the funcd program.
+  # path = "/usr/local/lib/funcd/funcd-runner"
+}
+
+# Where functions and credentials are kept, and funcd is found. The address, the token and TLS come from Consul's own environment
+# variables where they are not set here: CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, CONSUL_CACERT, … configs/consul-policy.hcl is what the token
+# must allow.
+consul {
+  # address = "http://127.0.0.1:8500"
+  # token   = ""
+  prefix  = "funcd" # of the keys
+  service = "funcd" # the name that funcd registers as
+}
+
+# Where calls run. The address, the token and TLS come from Nomad's own environment variables where they are not set here: NOMAD_ADDR,
+# NOMAD_TOKEN, NOMAD_CACERT, … configs/nomad-policy.hcl is what the token must allow.
+nomad {
+  # address   = "http://127.0.0.1:4646"
+  # token     = ""
+  # region    = "global"
+  # namespace = "default"
+  # node_pool = "default"
+  datacenters = ["*"]
+  priority    = 50
+
+  # The max_kill_timeout of the clients: the most that a function has between its StopSignal and SIGKILL.
+  max_kill_timeout = "30s"
+
+  # Processes in one container. 0: the clients' own limit.
+  pids_limit = 1024
+}
+
+# Where calls are kept. Without a URL: in a NATS JetStream server inside funcd, which opens no port and syncs every call to the disk.
+nats {
+  # url = "nats://nats-1:4222,nats://nats-2:4222,nats://nats-3:4222"
+  replicas = 1
+}
+
+# The Docker daemon that is asked first when a function is created: an image that it has need not be in a registry. Where it does not
+# answer, the registry alone is asked.
+docker {
+  host = "unix:///var/run/docker.sock"
+}
+
+# What a ContainerSize reserves: cpu in MHz, or whole cores, and memory in MB, which is a hard limit. Those that are not named keep the
+# defaults: s1 100/64, s2 200/128, s3 300/256, s4 500/512, m1 1000/1024, m2 2000/2048, m3 2000/4096, l1 4000/4096, l2 4000/8192,
+# l3 8000/16384. funcd adds 10 MB for its runner.
+#
+# size "l3" {
+#   cores  = 8
+#   memory = 16384
+# }
