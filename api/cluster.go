@@ -16,4 +16,32 @@ type JobStatus struct {
 type Allocation struct {
 	ID  string
 	Job string // the function's job, of which the allocation's own is a dispatch
+	// The function that Job is of.
+	Account string
+	Name    string
+}
+
+// Slot is a container that was started ahead of a call.
+type Slot struct {
+	Account  string
+	Name     string
+	Function string // the function's internal id
+	Revision uint64 // of the function, that it was started with
+	Job      string // of the container
+
+	Allocation string // empty until it runs
+}
+
+// SlotCounts is how many slots of a function wait for a call, and how many are to.
+type SlotCounts struct {
+	Ready  int
+	Wanted int
+}
+
+// Use is how a call got its container, for those who keep containers ready.
+type Use struct {
+	Account  string
+	Name     string
+	Function string
+	Job      string // of the slot that it took; empty if there was none
 }

@@ -18,6 +18,8 @@ type Function struct {
 	Config           Config
 	HostConfig       HostConfig
 	NetworkingConfig NetworkingConfig
+	// Slots is in the answer to GET /funcs/$name of a function that has containers kept ready for its calls, or wants to.
+	Slots *SlotCounts `json:",omitempty"`
 }
 
 // Config is the part of a Function that describes its process. The names are those of Docker's Engine API 1.23.

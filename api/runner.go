@@ -13,7 +13,13 @@ import (
 const (
 	// RunnerNextPath is where a runner asks for a call (POST). 200: a frame of an Assignment and the payload. 204: none yet, ask
 	// again. 410: there will be none, end.
+	//
+	// A container that was started for a call names it: ?call=. One that was started ahead of any says what it was started as:
+	// ?function=&revision=&job=, and must confirm what it gets.
 	RunnerNextPath = "/runner/v1/next"
+	// RunnerBeginPath is where a runner confirms a call that it did not ask for by its id, before it starts it (POST, ?call=). 204: it
+	// has the call. 410: it has not, and may ask for the next.
+	RunnerBeginPath = "/runner/v1/begin"
 	// RunnerResultPath is where a runner hands in a result (POST, a frame of a Result and stdout). 204: it is stored. 410: the call
 	// is over without it.
 	RunnerResultPath = "/runner/v1/result"
@@ -35,6 +41,8 @@ type Assignment struct {
 	StopSignal int           // sent when Timeout has passed
 	KillAfter  time.Duration // between StopSignal and SIGKILL; 0: SIGKILL at once
 	MaxOutput  int           // bytes of stdout; more ends the call as too large
+	Confirm    bool          `json:",omitempty"` // the call is the container's only once it has confirmed it
+	Calls      int           `json:",omitempty"` // how many calls the container may serve, this one included; 0 is 1
 }
 
 // Outcome is how a process ended.

@@ -48,7 +48,7 @@ func ParseFunction(body []byte) (Function, error) {
 	if err := decode(body, &f); err != nil {
 		return Function{}, err
 	}
-	f.UUID, f.Created = "", Timestamp{}
+	f.UUID, f.Created, f.Slots = "", Timestamp{}, nil
 	if f.ContainerSize == "" {
 		f.ContainerSize = DefaultSize
 	}
@@ -204,6 +204,9 @@ func (f *Function) Validate() error {
 		return Errorf(Invalid, "Timeout: %d must be a number of seconds from 1 to %d", f.Timeout, MaxTimeout)
 	}
 	if err := f.Config.validate(); err != nil {
+		return err
+	}
+	if _, err := f.Extensions(); err != nil {
 		return err
 	}
 	return f.HostConfig.validate()

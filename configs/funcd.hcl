@@ -34,6 +34,18 @@ limits {
   call_lease = "20s"
 }
 
+# Containers that are started ahead of calls, each for one call unless the function asks for funcd.reuse. A function gets as many as its label
+# funcd.warm says, else as many as calls arrive while a container starts. They hold their size's cpu and memory while they wait, and are given
+# up when a call has no place in the cluster.
+slots {
+  function = 10  # at most of one function
+  account  = 20  # at most of one account
+  total    = 100 # at most in the cluster; 0 for none at all
+
+  # Without a call for so long, a function without the label has none. funcd.idle is a function's own.
+  idle = "5m"
+}
+
 # How a container gets funcd-runner, the program that is pid 1 in it, and reaches funcd.
 runner {
   # socket: a directory of the client is mounted at /funcd. Needs `volumes { enabled = true }` in the docker plugin's configuration on

@@ -121,6 +121,10 @@ func (s *Server) getFunction(w http.ResponseWriter, r *http.Request, account str
 	if err != nil {
 		return err
 	}
+	counts, err := s.cfg.Calls.SlotCounts(r.Context(), d.ID)
+	if err == nil && counts != (api.SlotCounts{}) {
+		d.Function.Slots = &counts
+	}
 	writeJSON(w, http.StatusOK, d.Function)
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,13 +25,25 @@ func (s *Server) runnerNext(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	call := r.URL.Query().Get("call")
-	if !api.ValidUUID(call) {
-		return api.Errorf(api.Expired, "there is no call for this container")
-	}
 	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.PollTime)
 	defer cancel()
-	assignment, payload, err := s.cfg.Runners.Next(ctx, allocation, call)
+	var assignment *api.Assignment
+	var payload []byte
+	query := r.URL.Query()
+	if call := query.Get("call"); call != "" {
+		if !api.ValidUUID(call) {
+			return api.Errorf(api.Expired, "there is no call for this container")
+		}
+		assignment, payload, err = s.cfg.Runners.Next(ctx, allocation, call)
+	} else {
+		// The slot's function is checked against the allocation's, and its id against the one that is known: neither reaches a subject as it came.
+		revision, parseErr := strconv.ParseUint(query.Get("revision"), 10, 64)
+		if parseErr != nil {
+			return api.Wrap(api.Expired, parseErr, "there is no call for this container")
+		}
+		slot := api.Slot{Function: query.Get("function"), Revision: revision, Job: query.Get("job")}
+		assignment, payload, err = s.cfg.Runners.NextSlot(ctx, allocation, slot)
+	}
 	if api.CodeOf(err) == api.NotFound {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
@@ -41,6 +54,22 @@ func (s *Server) runnerNext(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	// If the frame does not reach the runner, it asks again and gets the same.
 	return api.WriteFrame(w, assignment, payload)
+}
+
+func (s *Server) runnerBegin(w http.ResponseWriter, r *http.Request) error {
+	allocation, err := s.allocation(r)
+	if err != nil {
+		return err
+	}
+	call := r.URL.Query().Get("call")
+	if !api.ValidUUID(call) {
+		return api.Errorf(api.Expired, "there is no such call")
+	}
+	if err := s.cfg.Runners.Begin(r.Context(), allocation, call); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
 }
 
 // reportTime is how long a result may take to come: the runner sends it again after a failure.

@@ -35,6 +35,8 @@ type Calls interface {
 	// Output returns the call's state and its output, with wait after its end. With some errors there is a record too: the call has ended,
 	// and the error is its answer.
 	Output(ctx context.Context, d *api.Definition, call string, wait bool) (rec api.Record, output []byte, err error)
+	// SlotCounts returns how many containers of the function wait for a call. The error is of code NotFound while nobody knows.
+	SlotCounts(ctx context.Context, function string) (api.SlotCounts, error)
 	// Delivered removes an ended call whose answer has reached its caller.
 	Delivered(ctx context.Context, rec api.Record) error
 }
@@ -48,6 +50,10 @@ type Logs interface {
 type Runners interface {
 	// Next waits until ctx ends for the call; the error is of code NotFound then, and Expired if there will be none.
 	Next(ctx context.Context, allocation api.Allocation, call string) (*api.Assignment, []byte, error)
+	// NextSlot waits until ctx ends for any call that a waiting container may have, which Begin then confirms. The errors are those of
+	// Next, for Begin Expired if the call is not to be started.
+	NextSlot(ctx context.Context, allocation api.Allocation, slot api.Slot) (*api.Assignment, []byte, error)
+	Begin(ctx context.Context, allocation api.Allocation, call string) error
 	// Report ends the call; the error is of code Expired if it is over already.
 	Report(ctx context.Context, allocation api.Allocation, result *api.Result, output []byte) error
 }
@@ -136,6 +142,7 @@ func (s *Server) routeManagement(router *mux.Router) {
 
 func (s *Server) routeRunners(router *mux.Router) {
 	s.route(router, s.runnerNext, api.RunnerNextPath, http.MethodPost)
+	s.route(router, s.runnerBegin, api.RunnerBeginPath, http.MethodPost)
 	s.route(router, s.runnerResult, api.RunnerResultPath, http.MethodPost)
 	s.route(router, s.runnerBinary, api.RunnerBinaryPath, http.MethodGet, http.MethodHead)
 }

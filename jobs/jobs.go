@@ -91,7 +91,8 @@ const (
 	MetaAccount  = "funcd_account"
 	MetaName     = "funcd_name"
 	MetaRevision = "funcd_revision"
-	MetaCall     = "call" // of a dispatch: the id of its call
+	MetaCall     = "call" // of a dispatch for a call: the call's id
+	MetaSlot     = "slot" // of a dispatch ahead of any call: an id of its own
 )
 
 // DefaultMaxKillTimeout is the default of max_kill_timeout in a Nomad client's configuration.
@@ -99,6 +100,16 @@ const DefaultMaxKillTimeout = 30 * time.Second
 
 // ID is the id of the function's job. Accounts hold no hyphen, so it reads in one way only.
 func ID(account, name string) string { return Prefix + account + "-" + name }
+
+// ParseID is the inverse of ID. ok is false for what is not the id of a function's job.
+func ParseID(id string) (account, name string, ok bool) {
+	rest, ok := strings.CutPrefix(id, Prefix)
+	if !ok {
+		return "", "", false
+	}
+	account, name, ok = strings.Cut(rest, "-")
+	return account, name, ok && name != ""
+}
 
 // KillTimeout is how long a function has between its StopSignal and SIGKILL: its Timeout, but at most most, and nothing at all where
 // the StopSignal is SIGKILL.
@@ -147,7 +158,7 @@ func Render(d *api.Definition, o Options) (*nomad.Job, error) {
 		job.NodePool = &o.NodePool
 	}
 	job.Datacenters = slices.Clone(o.Datacenters)
-	job.ParameterizedJob = &nomad.ParameterizedJobConfig{Payload: "forbidden", MetaRequired: []string{MetaCall}}
+	job.ParameterizedJob = &nomad.ParameterizedJobConfig{Payload: "forbidden", MetaOptional: []string{MetaCall, MetaSlot}}
 	job.Meta = map[string]string{
 		MetaFunction: d.ID,
 		MetaAccount:  d.Account,

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	nomad "github.com/hashicorp/nomad/api"
 
 	"github.com/funcd/funcd/api"
@@ -167,19 +168,30 @@ func (c *Client) purge(ctx context.Context, job string) error {
 	return nil
 }
 
+// DispatchSlot starts a container of the function ahead of any call and returns the name of its job. The error is of code NotFound if the
+// function's job is not registered.
+func (c *Client) DispatchSlot(ctx context.Context, account, name string) (job string, err error) {
+	return c.dispatch(ctx, account, name, jobs.MetaSlot, uuid.NewString(), "slot-")
+}
+
 // Dispatch starts a container for the call and returns the name of its job. Nomad starts none for a call that it has a job of: it returns that
 // one. The error is of code NotFound if the function's job is not registered.
 func (c *Client) Dispatch(ctx context.Context, account, name, call string) (job string, err error) {
+	return c.dispatch(ctx, account, name, jobs.MetaCall, call, "")
+}
+
+// dispatch starts a container. id makes a repetition harmless, is what the container is told under the key of meta, and part of the job's name.
+func (c *Client) dispatch(ctx context.Context, account, name, meta, id, prefix string) (job string, err error) {
 	w, cancel := c.write(ctx)
 	defer cancel()
-	w.IdempotencyToken = call
+	w.IdempotencyToken = id
 	resp, _, err := c.nomad.Jobs().DispatchOpts(&nomad.DispatchOptions{
 		JobID:            jobs.ID(account, name),
-		Meta:             map[string]string{jobs.MetaCall: call},
-		IdPrefixTemplate: call,
+		Meta:             map[string]string{meta: id},
+		IdPrefixTemplate: prefix + id,
 	}, w)
 	if err != nil {
-		return "", translate(err, "dispatching the call")
+		return "", translate(err, "dispatching a container")
 	}
 	return resp.DispatchedJobID, nil
 }
@@ -193,6 +205,33 @@ func (c *Client) Stop(ctx context.Context, job string) error {
 		return err
 	}
 	return nil
+}
+
+// Slots returns the containers that were started ahead of a call and have not ended, those that serve one among them.
+func (c *Client) Slots(ctx context.Context) ([]api.Slot, error) {
+	q, cancel := c.query(ctx)
+	defer cancel()
+	q.Prefix = jobs.Prefix
+	q.Filter = `ParentID != "" and Status != "dead"`
+	list, _, err := c.nomad.Jobs().ListOptions(&nomad.JobListOptions{Fields: &nomad.JobListFields{Meta: true}}, q)
+	if err != nil {
+		return nil, translate(err, "listing the waiting containers")
+	}
+	var slots []api.Slot
+	for _, job := range list {
+		revision, err := strconv.ParseUint(job.Meta[jobs.MetaRevision], 10, 64)
+		if job.Meta[jobs.MetaSlot] == "" || err != nil || job.Stop {
+			continue
+		}
+		slots = append(slots, api.Slot{
+			Account:  job.Meta[jobs.MetaAccount],
+			Name:     job.Meta[jobs.MetaName],
+			Function: job.Meta[jobs.MetaFunction],
+			Revision: revision,
+			Job:      job.ID,
+		})
+	}
+	return slots, nil
 }
 
 // Registered returns the revision of every function that has a job, by the function's internal id.

@@ -50,7 +50,11 @@ func (c *Client) Identify(ctx context.Context, token string) (api.Allocation, er
 	if ours.Allocation == "" || ours.Task != jobs.TaskName || ours.Namespace != c.namespace() {
 		return api.Allocation{}, api.Errorf(api.Unauthorized, "the token is not of a function's container")
 	}
-	return api.Allocation{ID: ours.Allocation, Job: ours.Job}, nil
+	account, name, ok := jobs.ParseID(ours.Job)
+	if !ok {
+		return api.Allocation{}, api.Errorf(api.Unauthorized, "the token is not of a function's container")
+	}
+	return api.Allocation{ID: ours.Allocation, Job: ours.Job, Account: account, Name: name}, nil
 }
 
 func (c *Client) namespace() string {

@@ -21,19 +21,19 @@ import (
 // them could not be killed, as one that runs as another user than the runner.
 const drainTime = time.Second
 
-// execute runs one call to its end. It always returns a result.
-func execute(cfg Config, a *api.Assignment, payload []byte, signals <-chan os.Signal) (*api.Result, []byte) {
-	result := &api.Result{CallID: a.CallID, Function: a.Function}
+// execute runs one call to its end. It always returns a result. stopped tells that the container was told to end meanwhile.
+func execute(cfg Config, a *api.Assignment, payload []byte, signals <-chan os.Signal) (result *api.Result, stdout []byte, stopped bool) {
+	result = &api.Result{CallID: a.CallID, Function: a.Function}
 	p, err := start(cfg, a, payload)
 	if err != nil {
 		result.Outcome, result.Message = startFailure(err)
-		return result, nil
+		return result, nil, false
 	}
 	result.Started = p.started
 	outOfMemory := oomKills()
 	timedOut, stopped := p.wait(a, signals)
 	result.Ended = time.Now()
-	stdout := p.stdout.bytes
+	stdout = p.stdout.bytes
 	result.Stderr = p.stderr.bytes
 
 	status := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
@@ -60,7 +60,7 @@ func execute(cfg Config, a *api.Assignment, payload []byte, signals <-chan os.Si
 	if result.Outcome != api.Exited || failed {
 		stdout = nil // only what a call that has succeeded wrote is ever given out
 	}
-	return result, stdout
+	return result, stdout, stopped
 }
 
 // process is a function's process and what it has written so far.

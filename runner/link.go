@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -40,11 +41,46 @@ func newLink(cfg Config) (*link, error) {
 	return l, nil
 }
 
+// call returns the next call that is the container's. Errors are those of next.
+func (l *link) call(ctx context.Context) (*api.Assignment, []byte, error) {
+	for {
+		assignment, payload, err := l.next(ctx)
+		if err != nil || !assignment.Confirm {
+			return assignment, payload, err
+		}
+		// It may have been given to another container if this one was slow. From here on nothing but an answer ends the wait: the call may
+		// be this container's already.
+		if err := l.confirm(context.WithoutCancel(ctx), assignment.CallID); err == nil {
+			return assignment, payload, nil
+		} else if !errors.Is(err, errNoCall) {
+			return nil, nil, err
+		}
+	}
+}
+
+// confirm returns nil if the call is this container's, and errNoCall if it is not.
+func (l *link) confirm(ctx context.Context, call string) error {
+	return l.insist(ctx, func() (again bool, err error) {
+		resp, err := l.post(ctx, api.RunnerBeginPath+"?call="+url.QueryEscape(call), nil)
+		if err != nil {
+			return true, err
+		}
+		defer resp.Body.Close()
+		switch resp.StatusCode {
+		case http.StatusNoContent:
+			return false, nil
+		case http.StatusGone:
+			return false, errNoCall
+		}
+		return retryable(resp.StatusCode), answerError(resp)
+	})
+}
+
 // next asks for the call until there is an answer. The error is errNoCall if there will be none, or the last one when funcd was away for
 // longer than the runner's patience.
 func (l *link) next(ctx context.Context) (assignment *api.Assignment, payload []byte, err error) {
 	err = l.insist(ctx, func() (again bool, err error) {
-		resp, err := l.post(ctx, api.RunnerNextPath+"?call="+l.cfg.Call, nil)
+		resp, err := l.post(ctx, api.RunnerNextPath+"?"+l.query().Encode(), nil)
 		if err != nil {
 			return true, err
 		}
@@ -84,6 +120,14 @@ func (l *link) deliver(ctx context.Context, result *api.Result, stdout []byte) e
 		}
 		return retryable(resp.StatusCode), answerError(resp)
 	})
+}
+
+// query says which call the container was started for, or what it is that waits for any.
+func (l *link) query() url.Values {
+	if l.cfg.Call != "" {
+		return url.Values{"call": {l.cfg.Call}}
+	}
+	return url.Values{"function": {l.cfg.Function}, "revision": {l.cfg.Revision}, "job": {l.cfg.Job}}
 }
 
 func (l *link) post(ctx context.Context, path string, body io.Reader) (*http.Response, error) {

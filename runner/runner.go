@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -21,7 +22,9 @@ import (
 type Config struct {
 	Address string // funcd's: unix:///path or http://host:port
 	Token   string // the Nomad identity token of the allocation
-	Call    string // the call that the container was started for
+	Call    string // the call that the container was started for; empty if it was started ahead of any
+	// What the container was started as, for one that waits for calls.
+	Function, Revision, Job string
 	// Patience is how long funcd may be away before the runner gives up: a result waits this long to be delivered.
 	Patience time.Duration
 
@@ -39,6 +42,9 @@ const (
 	PatienceVariable = "FUNCD_PATIENCE"
 	tokenVariable    = "NOMAD_TOKEN_" + api.RunnerIdentity
 	callVariable     = "NOMAD_META_call"
+	functionVariable = "NOMAD_META_funcd_function"
+	revisionVariable = "NOMAD_META_funcd_revision"
+	jobVariable      = "NOMAD_JOB_ID"
 )
 
 // FromEnv reads the Config out of a container's environment.
@@ -53,6 +59,12 @@ func FromEnv(environ []string) (Config, error) {
 			c.Token = value
 		case callVariable:
 			c.Call = value
+		case functionVariable:
+			c.Function = value
+		case revisionVariable:
+			c.Revision = value
+		case jobVariable:
+			c.Job = value
 		case PatienceVariable:
 			d, err := time.ParseDuration(value)
 			if err != nil {
@@ -74,8 +86,9 @@ func FromEnv(environ []string) (Config, error) {
 // errNoCall says that there is no call for this container and will be none.
 var errNoCall = errors.New("there is no call for this container")
 
-// Run takes one call, runs it and returns the exit status for the container when the result has been handed in: the function's own
-// status, 128 and the signal's number if a signal ended it, 126 or 127 if it could not be started. signals are those that the process gets.
+// Run takes a call, runs it and hands in the result, again if the call allows the container to serve more than one, and returns the exit
+// status for the container. That is the last call's: the function's own status, 128 and the signal's number if a signal ended it, 126 or 127 if
+// it could not be started; 0 without any call. signals are those that the process gets.
 func Run(ctx context.Context, cfg Config, signals <-chan os.Signal) (int, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -83,18 +96,42 @@ func Run(ctx context.Context, cfg Config, signals <-chan os.Signal) (int, error)
 	if err != nil {
 		return 1, err
 	}
-	assignment, payload, err := waitForCall(ctx, link, signals)
-	if errors.Is(err, errNoCall) {
-		return 0, nil
+	for status, served := 0, 1; ; served++ {
+		assignment, payload, err := waitForCall(ctx, link, signals)
+		if errors.Is(err, errNoCall) {
+			return status, nil
+		}
+		if err != nil {
+			return 1, err
+		}
+		result, stdout, stopped := execute(cfg, assignment, payload, signals)
+		if err := link.deliver(ctx, result, stdout); err != nil {
+			return 1, err
+		}
+		status = containerStatus(result)
+		if stopped || served >= assignment.Calls {
+			return status, nil
+		}
+		// The next call finds what a new container has, as far as a process can see.
+		clearTemporary()
+		link.cfg.Call = ""
 	}
-	if err != nil {
-		return 1, err
+}
+
+// temporary are the folders that calls of one container may not share.
+var temporary = []string{"/tmp", "/var/tmp", "/dev/shm"}
+
+// clearTemporary empties them as far as the image's user may.
+func clearTemporary() {
+	for _, dir := range temporary {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue
+		}
+		for _, entry := range entries {
+			_ = os.RemoveAll(filepath.Join(dir, entry.Name()))
+		}
 	}
-	result, stdout := execute(cfg, assignment, payload, signals)
-	if err := link.deliver(ctx, result, stdout); err != nil {
-		return 1, err
-	}
-	return containerStatus(result), nil
 }
 
 // waitForCall is link.next, ended by the signals that end a container.
@@ -108,7 +145,7 @@ func waitForCall(ctx context.Context, l *link, signals <-chan os.Signal) (*api.A
 	}
 	c := make(chan answer, 1)
 	go func() {
-		assignment, payload, err := l.next(ctx)
+		assignment, payload, err := l.call(ctx)
 		c <- answer{assignment, payload, err}
 	}()
 	for {

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"strings"
 	"syscall"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 
 // retake is how often a container's wait looks again for a server that offers its call: the last one may have died, and the next not have
 // adopted the call yet.
-const retake = 200 * time.Millisecond
+const retake = 50 * time.Millisecond
 
 // Next waits until the call is offered to the allocation and returns what it is to run. The error is of code NotFound if it was not until ctx
 // ended, and of code Expired if there is nothing for this allocation and never will be.
@@ -112,4 +113,34 @@ func conclude(rec *api.Record, result *api.Result, overOutput bool) {
 	default:
 		rec.State, rec.Code, rec.Message = api.Finished, "", ""
 	}
+}
+
+// NextSlot waits until a call claims the slot, and returns it: it is the slot's only once Begin has confirmed it. The error is of code
+// NotFound if none has until ctx ended, and Expired if the slot is to end: the function has changed, or has enough of them.
+func (s *Scheduler) NextSlot(ctx context.Context, allocation api.Allocation, slot api.Slot) (*api.Assignment, []byte, error) {
+	slot.Account, slot.Name, slot.Allocation = allocation.Account, allocation.Name, allocation.ID
+	if !strings.HasPrefix(slot.Job, allocation.Job+"/") {
+		return nil, nil, api.Errorf(api.Expired, "the slot is of another function")
+	}
+	d, err := s.cfg.Functions.ByID(ctx, slot.Account, slot.Name, slot.Function)
+	if api.CodeOf(err) == api.NotFound || err == nil && d.Revision != slot.Revision {
+		return nil, nil, api.Errorf(api.Expired, "the function has changed")
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return s.cfg.Slots.WaitSlot(ctx, slot)
+}
+
+// Begin confirms a call that NextSlot has returned: it is written down as the allocation's. The error is of code Expired if it is not, and
+// must not be started.
+func (s *Scheduler) Begin(ctx context.Context, allocation api.Allocation, call string) error {
+	ctx, cancel := context.WithTimeout(ctx, confirmTime)
+	defer cancel()
+	// A server may have handed the call over before all others have heard that it offers it.
+	_, _, err := s.Next(ctx, allocation, call)
+	if api.CodeOf(err) == api.NotFound {
+		return api.Wrap(api.Expired, err, "the call is not offered any more")
+	}
+	return err
 }

@@ -20,9 +20,10 @@ type run struct {
 	log  *slog.Logger
 
 	function *api.Definition // from start on
-	job      string          // from its dispatch on
 
 	mu      sync.Mutex
+	job     string   // of the container that the call is meant for, empty while there is none
+	slot    bool     // job is that of a slot, which has the payload already
 	d       Delivery // the latest, if the lease ended although this server was there
 	rec     api.Record
 	version uint64        // of rec in the store, 0 for one that is not stored
@@ -39,6 +40,9 @@ func newRun(s *Scheduler, d Delivery) *run {
 		taken: make(chan struct{}),
 	}
 }
+
+// pressure is how often a call that has no place in the cluster asks for one that a slot holds.
+const pressure = time.Second
 
 func (r *run) delivery() Delivery {
 	r.mu.Lock()
@@ -125,22 +129,84 @@ func (r *run) execute(ctx context.Context) error {
 		return err
 	}
 	r.function = &function
-	if r.rec.State == api.Running {
+	adopted := r.rec.State == api.Running
+	if adopted {
 		r.job = r.rec.Job
 		close(r.taken)
 		r.log.Info("a running call was adopted", "job", r.job)
-	} else if err := r.dispatch(ctx); err != nil {
-		if api.CodeOf(err) == api.Invalid {
-			return r.end(ctx, api.CallFailed, message(err))
-		}
-		return err
 	}
 	withdraw, err := r.s.cfg.Messages.Offer(r.call.ID, r.take)
 	if err != nil {
 		return err
 	}
 	defer withdraw()
+	if !adopted {
+		if err := r.place(ctx); api.CodeOf(err) == api.Invalid {
+			return r.end(ctx, api.CallFailed, message(err))
+		} else if err != nil {
+			return err
+		}
+	}
 	return r.await(ctx, ended)
+}
+
+// place finds the call a container: a slot that waits, or one that is started for it.
+func (r *run) place(ctx context.Context) error {
+	use := api.Use{Account: r.call.Account, Name: r.call.Name, Function: r.call.Function}
+	if r.rec.Job == "" { // else one was started for it before
+		for {
+			slot, ok, err := r.claim(ctx)
+			if err != nil {
+				return err
+			}
+			if ok {
+				use.Job = slot.Job
+				r.s.cfg.Slots.SlotUsed(use)
+				return nil
+			}
+			if slot.Job == "" {
+				break
+			}
+		}
+	}
+	r.s.cfg.Slots.SlotUsed(use)
+	return r.dispatch(ctx)
+}
+
+// confirmTime is how long a slot that was handed a call may take to confirm it. One that has died does not.
+const confirmTime = time.Second
+
+// claim gives the call to a free slot. ok is false if the slot has not confirmed it, or, with an empty slot, if there is none.
+func (r *run) claim(ctx context.Context) (slot api.Slot, ok bool, err error) {
+	assignment := r.assignment()
+	assignment.Confirm = true
+	slot, err = r.s.cfg.Slots.ClaimSlot(ctx, r.function.Revision, assignment, r.call.Payload)
+	if api.CodeOf(err) == api.NotFound {
+		return api.Slot{}, false, nil
+	}
+	if err != nil {
+		return api.Slot{}, false, err
+	}
+	r.mu.Lock()
+	r.job, r.slot = slot.Job, true
+	r.mu.Unlock()
+	timer := time.NewTimer(confirmTime)
+	defer timer.Stop()
+	select {
+	case <-r.taken:
+		return slot, true, nil
+	case <-ctx.Done():
+		return slot, false, ctx.Err()
+	case <-timer.C:
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.rec.State == api.Running {
+		return slot, true, nil
+	}
+	r.log.Info("a slot did not confirm its call", "slot", slot.Job)
+	r.job, r.slot = "", false
+	return slot, false, nil
 }
 
 // load reads what is stored of the call.
@@ -171,6 +237,8 @@ func (r *run) dispatch(ctx context.Context) error {
 			}
 		}
 		if err == nil {
+			r.mu.Lock()
+			defer r.mu.Unlock()
 			r.job = job
 			return nil
 		}
@@ -193,7 +261,7 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 	updates, stopWatching := r.s.cfg.Cluster.Watch(ctx, r.function, r.job)
 	defer stopWatching()
 	taken := (<-chan struct{})(r.taken)
-	var deadline <-chan time.Time
+	var deadline, pressing <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -205,7 +273,15 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 			deadline = time.After(time.Until(r.latestEnd()))
 		case <-deadline:
 			return r.abandon(ctx, api.CallTimeout, r.timeoutMessage())
+		case <-pressing:
+			// One slot is given up each time, until the call has a place.
+			r.s.cfg.Slots.SlotPressure()
+			pressing = time.After(pressure)
 		case status := <-updates:
+			pressing = nil
+			if status.Waiting != "" {
+				pressing = time.After(0)
+			}
 			if done, err := r.observe(ctx, status); done || err != nil {
 				return err
 			}
@@ -262,13 +338,16 @@ func timeoutMessage(rec api.Record) string {
 // take gives the call to the allocation that asks for it, for good. It is written down before the container is told, so that no other
 // can ever get it.
 func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignment, []byte, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.job == "" {
+		return nil, nil, api.Errorf(api.NotFound, "the call is not offered yet")
+	}
 	if !strings.HasPrefix(r.job, allocation.Job+"/") {
 		return nil, nil, api.Errorf(api.Forbidden, "the call is of another function")
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.rec.State == api.Running && r.rec.Allocation == allocation.ID {
-		return r.assignment(), r.call.Payload, nil // its first answer was lost
+		return r.assignment(), r.payload(), nil // its first answer was lost
 	}
 	if r.rec.State != api.Pending {
 		return nil, nil, api.Errorf(api.Conflict, "the call is another container's")
@@ -284,12 +363,27 @@ func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignm
 	r.rec, r.version = rec, version
 	close(r.taken)
 	r.s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(api.Running)})
-	return r.assignment(), r.call.Payload, nil
+	return r.assignment(), r.payload(), nil
+}
+
+// payload is what a container that takes the call has to be given.
+func (r *run) payload() []byte {
+	if r.slot {
+		return nil
+	}
+	return r.call.Payload
 }
 
 func (r *run) assignment() *api.Assignment {
 	f := &r.function.Function
-	timeout := time.Duration(r.rec.Timeout) * time.Second
+	timeout := time.Duration(f.Timeout) * time.Second
+	if r.rec.Timeout != 0 {
+		timeout = time.Duration(r.rec.Timeout) * time.Second // it was taken before the function's was changed
+	}
+	calls := 1
+	if extensions, err := f.Extensions(); err == nil && extensions.Reuse {
+		calls = extensions.ReuseMax
+	}
 	signal, err := f.Config.StopSignal.Parse()
 	killAfter := min(timeout, r.s.cfg.MaxKillTimeout)
 	if err != nil || f.Config.StopSignal.Name() == "SIGKILL" {
@@ -305,6 +399,7 @@ func (r *run) assignment() *api.Assignment {
 		StopSignal: int(signal),
 		KillAfter:  killAfter,
 		MaxOutput:  r.s.cfg.MaxOutput,
+		Calls:      calls,
 	}
 }
 

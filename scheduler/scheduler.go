@@ -61,11 +61,33 @@ type Messages interface {
 	Log(ctx context.Context, function string, events ...api.Event)
 }
 
+// Slots is how calls find containers that were started ahead of them, on any server. Its errors are of code NotFound and Unavailable.
+type Slots interface {
+	// WaitSlot offers the slot until a call has claimed it. The error is of code NotFound if none has until ctx ended, and Expired if the
+	// slot is to end.
+	WaitSlot(ctx context.Context, slot api.Slot) (*api.Assignment, []byte, error)
+	// ClaimSlot hands the call to a free slot of this revision of its function, which is then to take it.
+	ClaimSlot(ctx context.Context, revision uint64, assignment *api.Assignment, payload []byte) (api.Slot, error)
+	// RetireSlot ends a free slot.
+	RetireSlot(ctx context.Context, function string, revision uint64) (api.Slot, error)
+	// SlotUsed and SlotPressure tell the server that keeps slots that a call has begun, and that one has no place in the cluster.
+	SlotUsed(use api.Use)
+	SlotPressure()
+	// WatchSlots tells what happens to slots, and asks counts for SlotCounts, until stop is called.
+	WatchSlots(ready func(api.Slot), used func(api.Use), pressure func(), counts func(function string) api.SlotCounts) (stop func(), err error)
+	// SlotCounts asks the server that keeps slots.
+	SlotCounts(ctx context.Context, function string) (api.SlotCounts, error)
+}
+
 // Cluster runs containers. Its errors are of code Unavailable if it does not answer and NotFound if it does not know the function.
 type Cluster interface {
 	Register(ctx context.Context, d *api.Definition) error
 	// Dispatch starts a container for the call; for a call that has one it returns that one's job.
 	Dispatch(ctx context.Context, account, name, call string) (job string, err error)
+	// DispatchSlot starts a container of the function ahead of any call.
+	DispatchSlot(ctx context.Context, account, name string) (job string, err error)
+	// Slots returns the containers that were started ahead of a call and have not ended.
+	Slots(ctx context.Context) ([]api.Slot, error)
 	// Watch tells the job's status and its changes until stop is called.
 	Watch(ctx context.Context, d *api.Definition, job string) (updates <-chan api.JobStatus, stop func())
 	// Stop ends the job's container, if it runs.
@@ -77,6 +99,8 @@ type Functions interface {
 	// ByID returns the account's function of this name if it has this internal id; one that was removed and made again has another. The
 	// error is of code NotFound or Unavailable.
 	ByID(ctx context.Context, account, name, id string) (api.Definition, error)
+	// All returns all functions, from memory.
+	All() []api.Definition
 }
 
 // Config is what a Scheduler works with. All of it is required.
@@ -84,6 +108,7 @@ type Config struct {
 	Queue     Queue
 	Records   Records
 	Messages  Messages
+	Slots     Slots
 	Cluster   Cluster
 	Functions Functions
 
@@ -91,6 +116,7 @@ type Config struct {
 	Lease          time.Duration // how long the queue leaves a call with a server that does not extend it
 	MaxKillTimeout time.Duration // between a function's StopSignal and SIGKILL, at most
 	MaxOutput      int           // bytes of a call's output
+	Warm           Warm
 	Logger         *slog.Logger
 }
 

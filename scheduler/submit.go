@@ -33,6 +33,12 @@ func (s *Scheduler) Submit(ctx context.Context, d *api.Definition, env []string,
 	return call.ID, nil
 }
 
+// SlotCounts returns how many containers of the function wait for a call, and how many are to. The error is of code NotFound while no
+// server keeps any.
+func (s *Scheduler) SlotCounts(ctx context.Context, function string) (api.SlotCounts, error) {
+	return s.cfg.Slots.SlotCounts(ctx, function)
+}
+
 // recheck is how often a waiter looks at the record, in case the message of the end was lost with the server that would have sent it.
 const recheck = 15 * time.Second
 

@@ -214,12 +214,14 @@ func (a *agent) Start(ctx context.Context) error {
 		Queue:          queue{a.store},
 		Records:        a.store,
 		Messages:       a.store,
+		Slots:          a.store,
 		Cluster:        a.nomad,
 		Functions:      a.functions,
 		Quota:          s.Quota,
 		Lease:          s.lease,
 		MaxKillTimeout: s.maxKillTimeout,
 		MaxOutput:      s.Limits.Output,
+		Warm:           scheduler.Warm{Function: s.Slots.Function, Account: s.Slots.Account, Total: s.Slots.Total, Idle: s.idle},
 		Logger:         a.log,
 	})
 	a.service = functions.New(functions.Config{Store: a.functions, Cluster: a.nomad, Images: a.images, Calls: a.store, Logger: a.log})
@@ -312,11 +314,20 @@ func (a *agent) keepServing(ctx context.Context) {
 	})
 }
 
-// upkeep is what one server does for all: it repairs what the cluster has lost.
+// upkeep is what one server does for all: it repairs what the cluster has lost, and keeps containers ready.
 func (a *agent) upkeep(ctx context.Context) error {
 	if err := a.functions.WaitReady(ctx); err != nil {
 		return err
 	}
+	var warm sync.WaitGroup
+	defer warm.Wait()
+	warm.Go(func() {
+		every(ctx, upkeepPeriod, func() {
+			if err := a.scheduler.KeepWarm(ctx); err != nil && ctx.Err() == nil {
+				a.log.Debug("no containers are kept ready", "error", err)
+			}
+		})
+	})
 	every(ctx, upkeepPeriod, func() {
 		if err := a.service.Repair(ctx); err != nil && ctx.Err() == nil {
 			a.log.Debug("functions are not repaired", "error", err)

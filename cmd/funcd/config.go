@@ -34,6 +34,7 @@ type config struct {
 	Nomad  *nomadConfig  `hcl:"nomad,block"`
 	NATS   *natsConfig   `hcl:"nats,block"`
 	Docker *dockerConfig `hcl:"docker,block"`
+	Slots  *slotsConfig  `hcl:"slots,block"`
 	Sizes  []sizeConfig  `hcl:"size,block"`
 }
 
@@ -83,6 +84,13 @@ type dockerConfig struct {
 	Host string `hcl:"host,optional"`
 }
 
+type slotsConfig struct {
+	Function int    `hcl:"function,optional"`
+	Account  int    `hcl:"account,optional"`
+	Total    int    `hcl:"total,optional"`
+	Idle     string `hcl:"idle,optional"`
+}
+
 type sizeConfig struct {
 	Name   string `hcl:"name,label"`
 	CPU    int    `hcl:"cpu,optional"`
@@ -119,6 +127,7 @@ func defaultConfig() config {
 		Nomad:  &nomadConfig{Datacenters: []string{"*"}, Priority: 50, MaxKillTimeout: "30s", PidsLimit: 1024},
 		NATS:   &natsConfig{Replicas: 1},
 		Docker: &dockerConfig{Host: "unix:///var/run/docker.sock"},
+		Slots:  &slotsConfig{Function: 10, Account: 20, Total: 100, Idle: "5m"},
 	}
 }
 
@@ -158,6 +167,7 @@ type settings struct {
 	bodyTime       time.Duration
 	lease          time.Duration
 	maxKillTimeout time.Duration
+	idle           time.Duration
 	sizes          map[string]jobs.Size
 }
 
@@ -176,6 +186,7 @@ func (c config) check() (*settings, error) {
 	}{
 		"limits.body_time":       {c.Limits.BodyTime, &s.bodyTime},
 		"limits.call_lease":      {c.Limits.CallLease, &s.lease},
+		"slots.idle":             {c.Slots.Idle, &s.idle},
 		"nomad.max_kill_timeout": {c.Nomad.MaxKillTimeout, &s.maxKillTimeout},
 	} {
 		value, err := time.ParseDuration(d.text)
@@ -198,6 +209,11 @@ func (c config) check() (*settings, error) {
 	for name, value := range map[string]int{"limits.payload": c.Limits.Payload, "limits.output": c.Limits.Output} {
 		if value > mebibyte {
 			return nil, fmt.Errorf("%s: must be at most %d: a call travels as one message", name, mebibyte)
+		}
+	}
+	for name, value := range map[string]int{"slots.function": c.Slots.Function, "slots.account": c.Slots.Account, "slots.total": c.Slots.Total} {
+		if value < 0 {
+			return nil, fmt.Errorf("%s: must not be negative", name)
 		}
 	}
 	for _, size := range c.Sizes {
