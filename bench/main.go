@@ -62,6 +62,9 @@ func run(ctx context.Context, rounds int, folder string, out io.Writer) (err err
 	for _, row := range rows {
 		report.Rows = append(report.Rows, summarize(row.name, row.took))
 	}
+	if report.Rates, err = rates(ctx, s); err != nil {
+		return err
+	}
 	report.Noise = noise.ratio()
 	last, err := readLast(folder)
 	if err != nil {
@@ -78,6 +81,16 @@ type Report struct {
 	Rounds  int
 	Noise   float64 // the slowest of equal pieces of work against their median
 	Rows    []Row
+	Rates   []Rate
+}
+
+// Rate is how often something is done with a number of callers at once.
+type Rate struct {
+	Name      string
+	Callers   int
+	PerSecond float64
+	Median    float64 // of one, in milliseconds
+	P99       float64
 }
 
 // Row is the summary of one measurement, in milliseconds.

@@ -15,14 +15,20 @@ import (
 
 // measurement is one row of the table: what is done once in each round.
 type measurement struct {
-	name string
-	do   func(ctx context.Context) error
-	took []time.Duration
+	name   string
+	before func(ctx context.Context) error // not timed; may be nil
+	do     func(ctx context.Context) error
+	took   []time.Duration
 }
 
 func (m *measurement) once(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	if m.before != nil {
+		if err := m.before(ctx); err != nil {
+			return 0, err
+		}
+	}
 	start := time.Now()
 	err := m.do(ctx)
 	return time.Since(start), err
@@ -33,6 +39,8 @@ const (
 	rowDocker   = "docker run --rm -i"
 	rowDispatch = "nomad job dispatch until complete"
 	rowCold     = "cold sync call"
+	rowWarm     = "warm sync call, a container each"
+	rowReused   = "sync call, a reused container"
 )
 
 // All rows run the same image, which copies stdin to stdout, with the same input.
@@ -49,22 +57,73 @@ func measurements(ctx context.Context, s *stack) ([]measurement, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.client.CreateFunction(ctx, api.Function{
-		Name:          "bench",
-		ContainerSize: "s1",
-		Config:        api.Config{Image: image, Cmd: api.StrSlice{command}},
-	})
+	cold, err := s.create(ctx, "cold", map[string]string{"funcd.warm": "0"})
+	if err != nil {
+		return nil, err
+	}
+	warm, err := s.create(ctx, "warm", map[string]string{"funcd.warm": "1"})
+	if err != nil {
+		return nil, err
+	}
+	reused, err := s.create(ctx, "reused", map[string]string{"funcd.warm": "1", "funcd.reuse": "true"})
 	if err != nil {
 		return nil, err
 	}
 	return []measurement{
 		{name: rowDocker, do: dockerRun},
 		{name: rowDispatch, do: func(ctx context.Context) error { return dispatchRaw(ctx, s, job) }},
-		{name: rowCold, do: func(ctx context.Context) error {
-			out, err := s.client.CallSync(ctx, f.Name, f.UUID, bytes.NewReader(input), nil)
-			return check(out, err)
-		}},
+		{name: rowCold, do: func(ctx context.Context) error { return s.call(ctx, cold) }},
+		{
+			name:   rowWarm,
+			before: func(ctx context.Context) error { return s.waitWarm(ctx, warm, 1) },
+			do:     func(ctx context.Context) error { return s.call(ctx, warm) },
+		},
+		{
+			name:   rowReused,
+			before: func(ctx context.Context) error { return s.waitWarm(ctx, reused, 1) },
+			do:     func(ctx context.Context) error { return s.call(ctx, reused) },
+		},
 	}, nil
+}
+
+// create makes a function of the image that all rows run.
+func (s *stack) create(ctx context.Context, name string, labels map[string]string) (api.Function, error) {
+	return s.client.CreateFunction(ctx, api.Function{
+		Name:          name,
+		ContainerSize: "s1",
+		Config:        api.Config{Image: image, Cmd: api.StrSlice{command}, Labels: labels},
+	})
+}
+
+func (s *stack) call(ctx context.Context, f api.Function) error {
+	output, err := s.client.CallSync(ctx, f.Name, f.UUID, bytes.NewReader(input), nil)
+	return check(output, err)
+}
+
+// settle is how long the machine is left alone after a container has become ready, as Nomad is not done with its start then.
+const settle = 500 * time.Millisecond
+
+// waitWarm returns when the function has as many containers ready.
+func (s *stack) waitWarm(ctx context.Context, f api.Function, n int) error {
+	for {
+		now, err := s.client.Function(ctx, f.Name)
+		if err != nil {
+			return err
+		}
+		ready := now.Slots != nil && now.Slots.Ready >= n
+		wait := 50 * time.Millisecond
+		if ready {
+			wait = settle
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %d ready containers: %w", n, ctx.Err())
+		case <-time.After(wait):
+		}
+		if ready {
+			return nil
+		}
+	}
 }
 
 func check(output []byte, err error) error {

@@ -32,6 +32,10 @@ func (r *Report) print(out io.Writer, last *Report) {
 		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.1f\t%.2f\t%.2f\t%s\n", row.Name, row.Min, row.Median, row.P99,
 			row.Median/docker, row.Median/dispatch, before)
 	}
+	fmt.Fprintln(w, "\n\tcallers\ta second\tmedian ms\tp99 ms")
+	for _, rate := range r.Rates {
+		fmt.Fprintf(w, "%s\t%d\t%.0f\t%.1f\t%.1f\n", rate.Name, rate.Callers, rate.PerSecond, rate.Median, rate.P99)
+	}
 	_ = w.Flush() // to a terminal or a file: an error would show
 	if r.Noise > noisy {
 		fmt.Fprintf(out, "\nThe machine is noisy: equal pieces of work differ by a factor of %.1f. Compare ratios, not times.\n", r.Noise)

@@ -3,6 +3,7 @@ package nomad
 import (
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -73,7 +74,7 @@ func (c *Client) Run(ctx context.Context) {
 func (c *Client) follow(ctx context.Context, connected func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	topics := map[nomad.Topic][]string{nomad.TopicAllocation: {"*"}, nomad.TopicEvaluation: {"*"}}
+	topics := map[nomad.Topic][]string{nomad.TopicAllocation: {"*"}, nomad.TopicEvaluation: {"*"}, nomad.TopicJob: {"*"}}
 	stream, err := c.nomad.EventStream().Stream(ctx, topics, 0, &nomad.QueryOptions{})
 	if err != nil {
 		return err
@@ -90,15 +91,45 @@ func (c *Client) follow(ctx context.Context, connected func()) error {
 		}
 	}
 	connected()
-	for events := range stream {
-		if events.Err != nil {
-			return events.Err
-		}
-		for i := range events.Events {
-			c.event(&events.Events[i])
+	// Nomad has no events for the allocations of a job that was purged: those are asked for until they have ended.
+	deregistered := map[string]struct{}{}
+	ask := time.NewTicker(purgedInterval)
+	defer ask.Stop()
+	for {
+		select {
+		case events, ok := <-stream:
+			if !ok {
+				return errors.New("the stream of events ended")
+			}
+			if events.Err != nil {
+				return events.Err
+			}
+			for i := range events.Events {
+				if e := &events.Events[i]; e.Topic == nomad.TopicJob && e.Type == "JobDeregistered" {
+					deregistered[e.Key] = struct{}{}
+				} else {
+					c.event(e)
+				}
+			}
+		case <-ask.C:
+			for job := range deregistered {
+				if !c.watched(job) {
+					delete(deregistered, job)
+				} else if err := c.refresh(ctx, job); err != nil {
+					return err
+				}
+			}
 		}
 	}
-	return errors.New("the stream of events ended")
+}
+
+// purgedInterval is how often the allocations of a job that was deregistered are asked for.
+const purgedInterval = time.Second
+
+func (c *Client) watched(job string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.watches[job]) > 0
 }
 
 func (c *Client) event(e *nomad.Event) {
@@ -130,6 +161,12 @@ func (c *Client) refresh(ctx context.Context, job string) error {
 			}
 		}
 		c.update(job, latest.ModifyIndex, func(s *api.JobStatus, image string) { applyAllocation(s, latest, image) })
+		return nil
+	}
+	if _, _, err := c.nomad.Jobs().Info(job, q); api.CodeOf(translate(err, "asking for a call's job")) == api.NotFound {
+		c.update(job, math.MaxUint64, func(s *api.JobStatus, _ string) {
+			s.Ended, s.Code, s.Message = true, api.CallFailed, "the call's job was removed from Nomad"
+		})
 		return nil
 	}
 	evals, _, err := c.nomad.Jobs().Evaluations(job, q)

@@ -263,9 +263,14 @@ func (k *keeper) adjustAll() {
 		k.adjust(&d)
 	}
 	for id, f := range k.functions {
-		if !known[id] && len(f.slots) == 0 && f.starting == 0 {
-			delete(k.functions, id)
+		if known[id] || f.starting > 0 {
+			continue
 		}
+		// The slots of a function that was removed went with its job.
+		for _, slot := range f.slots {
+			k.drop(slot.Slot)
+		}
+		delete(k.functions, id)
 	}
 }
 
