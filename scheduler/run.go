@@ -111,10 +111,11 @@ func (r *run) extend(ctx context.Context) {
 func (r *run) execute(ctx context.Context) error {
 	ended, stopWaiting := r.s.cfg.Messages.WaitEnd(r.call.Function, r.call.ID)
 	defer stopWaiting()
-	if err := r.load(ctx); err != nil {
+	rec, err := r.load(ctx)
+	if err != nil {
 		return err
 	}
-	if r.rec.State.Ended() {
+	if rec.State.Ended() {
 		return r.leave(ctx)
 	}
 	function, err := r.s.cfg.Functions.ByID(ctx, r.call.Account, r.call.Name, r.call.Function)
@@ -125,8 +126,9 @@ func (r *run) execute(ctx context.Context) error {
 		return err
 	}
 	r.function = &function
-	if r.rec.State == api.Running {
-		r.job = r.rec.Job
+	// A call that was adopted may end at any moment, by a report: what counts here is what it was found as.
+	if rec.State == api.Running {
+		r.job = rec.Job
 		close(r.taken)
 		r.log.Info("a running call was adopted", "job", r.job)
 	} else if err := r.dispatch(ctx); err != nil {
@@ -143,29 +145,31 @@ func (r *run) execute(ctx context.Context) error {
 	return r.await(ctx, ended)
 }
 
-// load reads what is stored of the call.
-func (r *run) load(ctx context.Context) error {
+// load reads what is stored of the call, and returns it.
+func (r *run) load(ctx context.Context) (api.Record, error) {
 	rec, version, err := r.s.cfg.Records.Record(ctx, r.call.Function, r.call.ID)
 	if api.CodeOf(err) == api.NotFound {
 		rec, version, err = pendingRecord(r.call), 0, nil
 	}
 	if err != nil {
-		return err
+		return api.Record{}, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.rec, r.version = rec, version
-	return nil
+	return rec, nil
 }
 
 // dispatch starts the call's container, or finds the one that was started before a crash. While the cluster does not answer the call stays
 // pending and says so.
 func (r *run) dispatch(ctx context.Context) error {
 	const first, most = 200 * time.Millisecond, 5 * time.Second
+	registered := false
 	for wait := first; ; wait = min(2*wait, most) {
 		job, err := r.s.cfg.Cluster.Dispatch(ctx, r.function.Account, r.function.Function.Name, r.call.ID)
-		if api.CodeOf(err) == api.NotFound {
+		if api.CodeOf(err) == api.NotFound && !registered {
 			// The cluster has lost the function's job, or a server died before it was registered.
+			registered = true
 			if err = r.s.cfg.Cluster.Register(ctx, r.function); err == nil {
 				continue
 			}
@@ -224,6 +228,8 @@ func (r *run) observe(ctx context.Context, status api.JobStatus) (done bool, err
 	case running && status.Allocation != "" && status.Allocation != allocation:
 		// Nomad has replaced the container that has the call. It may have started the function, so the new one must not.
 		return true, r.abandon(ctx, api.CallFailed, "node lost: the container of the call is gone")
+	case status.Ended && status.Code == "":
+		return true, r.abandon(ctx, api.CallFailed, "the container ended without a result")
 	case status.Ended:
 		return true, r.abandon(ctx, status.Code, status.Message)
 	}
@@ -338,7 +344,7 @@ func (r *run) end(ctx context.Context, code api.Code, message string) error {
 		rec.State, rec.Code, rec.Message, rec.Ended = api.Failed, code, message, time.Now()
 		version, err := r.s.cfg.Records.SaveRecord(ctx, rec, version)
 		if api.CodeOf(err) == api.Conflict {
-			if err := r.load(ctx); err != nil {
+			if _, err := r.load(ctx); err != nil {
 				return err
 			}
 			continue
