@@ -14,10 +14,10 @@ const (
 	// RunnerNextPath is where a runner asks for a call (POST). 200: a frame of an Assignment and the payload. 204: none yet, ask
 	// again. 410: there will be none, end.
 	//
-	// A container that was started for a call names it: ?call=. One that was started ahead of any says what it was started as:
+	// A container that was started for a call names it: ?function=&call=. One that was started ahead of any says what it was started as:
 	// ?function=&revision=&job=, and must confirm what it gets.
 	RunnerNextPath = "/runner/v1/next"
-	// RunnerBeginPath is where a runner confirms a call that it did not ask for by its id, before it starts it (POST, ?call=). 204: it
+	// RunnerBeginPath is where a runner confirms a call that it did not ask for by its id, before it starts it (POST, ?function=&call=). 204: it
 	// has the call. 410: it has not, and may ask for the next.
 	RunnerBeginPath = "/runner/v1/begin"
 	// RunnerResultPath is where a runner hands in a result (POST, a frame of a Result and stdout). 204: it is stored. 410: the call

@@ -34,9 +34,10 @@ const (
 var Sizes = []string{"s1", "s2", "s3", "s4", "m1", "m2", "m3", "l1", "l2", "l3"}
 
 var (
-	nameFormat     = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
-	accountFormat  = regexp.MustCompile(`^[a-z0-9][a-z0-9_]{0,62}$`)
-	linkNameFormat = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+	nameFormat       = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+	functionIDFormat = regexp.MustCompile(`^[0-9a-f]{32}$`)
+	accountFormat    = regexp.MustCompile(`^[a-z0-9][a-z0-9_]{0,62}$`)
+	linkNameFormat   = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 	// Nomad replaces ${name} in a task's working directory, so one there can never reach the container as it was written.
 	interpolation = regexp.MustCompile(`\$\{[a-zA-Z0-9_\-.]+\}`)
 )
@@ -342,6 +343,9 @@ func (s Signal) Name() string {
 // ValidAccount tells whether name can be an account: 1 to 63 of a-z, 0-9 and _, beginning with a letter or a digit. It has no hyphen, so
 // that func-<account>-<name> reads in one way only.
 func ValidAccount(name string) bool { return accountFormat.MatchString(name) }
+
+// ValidFunctionID tells whether s can be a function's internal id: 32 hexadecimal digits.
+func ValidFunctionID(s string) bool { return functionIDFormat.MatchString(s) }
 
 // ValidUUID tells whether s is a UUID in its usual form of 36 characters, the only one that funcd gives out.
 func ValidUUID(s string) bool {

@@ -98,18 +98,28 @@ func (s *Store) Events(ctx context.Context, function string, q api.EventQuery, y
 		if err := json.Unmarshal(msg.Data(), &event); err != nil {
 			return fmt.Errorf("an event of function %s can't be read: %w", function, err)
 		}
-		if stored == 0 || q.Tail < 0 || q.Call == "" {
-			err = yield(event)
-		} else if last = append(last, event); len(last) > q.Tail {
-			last = last[1:]
+		meta, err := msg.Metadata()
+		if err != nil {
+			return err
 		}
-		if err == nil && stored == 1 {
-			err = each(last, yield)
+		ofStored := stored > 0
+		if ofStored {
+			// What was dropped meanwhile, to make room for others, does not come any more.
+			stored = min(stored-1, meta.NumPending)
+		}
+		if ofStored && q.Tail >= 0 && q.Call != "" {
+			if last = append(last, event); len(last) > q.Tail {
+				last = last[1:]
+			}
+			if stored == 0 {
+				err = each(last, yield)
+			}
+		} else {
+			err = yield(event)
 		}
 		if err != nil {
 			return err
 		}
-		stored -= min(stored, 1)
 	}
 	return nil
 }

@@ -126,9 +126,13 @@ func (s *Store) Accounts(ctx context.Context) ([]string, error) {
 // Delivery is a call that this server has been given to execute. It stays this server's while Extend is called within each Lease, and until
 // Done or Return.
 type Delivery struct {
-	call *api.Call
-	msg  jetstream.Msg
+	call  *api.Call
+	msg   jetstream.Msg
+	fresh bool
 }
+
+// Fresh tells that no server can have had the call before: it was accepted after this consumer was made, and is delivered for the first time.
+func (d *Delivery) Fresh() bool { return d.fresh }
 
 // Call returns the call, with its payload.
 func (d *Delivery) Call() *api.Call { return d.call }
@@ -163,6 +167,11 @@ func (s *Store) Consume(ctx context.Context, account string, quota int, deliver 
 			return nil, unavailable(err)
 		}
 	}
+	info, err := q.Info(ctx)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	before := info.State.LastSeq // what is there now, an earlier consumer may have delivered
 	consumer, err := q.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
 		Durable:       pool,
 		FilterSubject: "queue." + account + "." + pool + ".>",
@@ -185,7 +194,9 @@ func (s *Store) Consume(ctx context.Context, account string, quota int, deliver 
 			}
 			return
 		}
-		deliver(&Delivery{call: call, msg: msg})
+		meta, err := msg.Metadata()
+		fresh := err == nil && meta.NumDelivered == 1 && meta.Sequence.Stream > before
+		deliver(&Delivery{call: call, msg: msg, fresh: fresh})
 	}, jetstream.PullMaxMessages(max(quota, 1)), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		s.log.Debug("consuming the queue", "account", account, "error", err)
 	}))

@@ -240,17 +240,17 @@ func (f *Functions) ByUUID(ctx context.Context, uuid string) (api.Definition, er
 // ByID returns the account's function of this name if it has this id. Another id, or none, is what Consul has confirmed, and an error of
 // code NotFound; errors are else those of Get.
 func (f *Functions) ByID(ctx context.Context, account, name, id string) (api.Definition, error) {
-	def, err := f.Get(ctx, account, name)
-	if err == nil && def.ID != id {
-		// What is in memory may be older, or newer, than the id that was asked for.
-		def, err = f.miss(ctx, "name "+functionID(account, name), func(ctx context.Context) (functionRecord, error) {
-			return f.client.function(ctx, account, name)
-		})
+	// What is in memory may be older, or newer, than the id that was asked for.
+	if def, ok := f.get(functionID(account, name)); ok && def.ID == id {
+		return def, nil
 	}
-	if err == nil && def.ID != id {
-		return api.Definition{}, noFunction()
-	}
-	return def, err
+	return f.miss(ctx, "id "+id+" "+functionID(account, name), func(ctx context.Context) (functionRecord, error) {
+		r, err := f.client.function(ctx, account, name)
+		if err == nil && r.value.ID != id {
+			err = noFunction()
+		}
+		return r, err
+	})
 }
 
 // List returns the functions of the account, newest first. It is complete once WaitReady has returned.

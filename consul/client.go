@@ -147,8 +147,14 @@ func (c *Client) list(ctx context.Context, prefix string, index uint64, wait tim
 	if err != nil {
 		return nil, nil, translate(ctx, err)
 	}
+	// Consul leaves out what the token may not read, and does not even say so to a request without a token; only the read of a single key
+	// is refused. Taken as it is, functions would seem to be deleted.
+	if len(pairs) == 0 {
+		if _, err := c.get(ctx, prefix); err != nil {
+			return nil, nil, err
+		}
+	}
 	if meta.ResultsFilteredByACLs {
-		// Consul leaves out what the token may not read. Taken as it is, functions would seem to be deleted.
 		return nil, nil, api.Wrap(api.Internal, fmt.Errorf("the ACL token may not read all of %q", prefix), "Consul refuses access")
 	}
 	return pairs, meta, nil

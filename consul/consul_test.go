@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -86,6 +87,7 @@ func TestErrors(t *testing.T) {
 			return err == nil
 		}, api.Unavailable, "Consul does not answer"},
 		"no answer in time": {func(_ http.ResponseWriter, r *http.Request) bool {
+			_, _ = io.Copy(io.Discard, r.Body) // else the server would not see the client go
 			<-r.Context().Done()
 			return true
 		}, api.Unavailable, "Consul does not answer"},
@@ -214,24 +216,42 @@ func TestFunctionsRideOutAnOutage(t *testing.T) {
 // TestFunctionsOfATokenThatSeesLess: Consul answers a token that may not read with fewer keys and no error.
 func TestFunctionsOfATokenThatSeesLess(t *testing.T) {
 	t.Parallel()
-	f := newFake(t)
-	functions := newFunctions(t, connectFake(t, f, Config{}))
-	_, err := functions.Create(t.Context(), newDefinition("alice", "a"))
-	require.NoError(t, err)
-	functions.Subscribe(func(old, now *api.Definition) {
-		if now == nil {
-			t.Error("a function that can't be seen is taken for deleted")
-		}
-	})
-	f.answering(func(w http.ResponseWriter, _ *http.Request) bool {
-		w.Header().Set("X-Consul-Index", "1000000")
-		w.Header().Set("X-Consul-Results-Filtered-By-ACLs", "true")
-		w.WriteHeader(http.StatusNotFound)
-		return true
-	})
-	before := f.count("GET")
-	require.Eventually(t, func() bool { return f.count("GET") > before+2 }, patience, time.Millisecond)
-	require.Len(t, functions.All(), 1)
+	for name, answer := range map[string]func(http.ResponseWriter, *http.Request) bool{
+		"with a token": func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("X-Consul-Results-Filtered-By-ACLs", "true")
+			w.WriteHeader(http.StatusNotFound)
+			return true
+		},
+		"without a token": func(w http.ResponseWriter, r *http.Request) bool {
+			status := http.StatusForbidden
+			if r.URL.Query().Has("recurse") {
+				status = http.StatusNotFound
+			}
+			w.WriteHeader(status)
+			return true
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFake(t)
+			functions := newFunctions(t, connectFake(t, f, Config{}))
+			_, err := functions.Create(t.Context(), newDefinition("alice", "a"))
+			require.NoError(t, err)
+			functions.Subscribe(func(_, now *api.Definition) {
+				if now == nil {
+					t.Error("a function that can't be seen is taken for deleted")
+				}
+			})
+			f.answering(func(w http.ResponseWriter, r *http.Request) bool {
+				w.Header().Set("X-Consul-Index", "1000000")
+				w.Header().Set("X-Consul-LastContact", "0") // Consul's client reads no header after it if it is missing
+				return answer(w, r)
+			})
+			before := f.count("GET")
+			require.Eventually(t, func() bool { return f.count("GET") > before+4 }, patience, time.Millisecond)
+			require.Len(t, functions.All(), 1)
+		})
+	}
 }
 
 func TestFunctionsAfterARestoredSnapshot(t *testing.T) {
@@ -270,7 +290,7 @@ func TestFunctionThatCannotBeRead(t *testing.T) {
 	require.Len(t, functions.All(), 1)
 	f.set(c.functionsPrefix()+"alice/broken2", "")
 	require.Eventually(t, func() bool { return lines.count("alice/broken2") == 1 }, patience, time.Millisecond)
-	require.Equal(t, 1, lines.count("alice/broken "), "logged once: \n"+lines.String())
+	require.Equal(t, 1, lines.count("alice/broken\n"), "logged once")
 	require.Equal(t, 1, lines.count("bob/stolen"))
 	require.NotContains(t, lines.String(), "secret")
 	require.NotContains(t, lines.String(), def.Function.UUID)
@@ -394,13 +414,55 @@ func TestRegistrationRidesOutAnOutage(t *testing.T) {
 	require.Equal(t, 1, f.count("/deregister/funcd-1"))
 }
 
-func TestCredentialShowsNoSecret(t *testing.T) {
+func TestSubscribersOfAFunctionCreatedAnew(t *testing.T) {
 	t.Parallel()
-	cred := newCredential("AK1")
-	var lines bytes.Buffer
-	slog.New(slog.NewJSONHandler(&lines, nil)).Info("x", "cred", cred, "text", cred.String())
-	for _, text := range []string{lines.String(), fmt.Sprint(cred), fmt.Sprintf("%v %+v %#v %s", cred, cred, &cred, cred)} {
-		require.NotContains(t, text, cred.Secret)
-		require.Contains(t, text, "AK1")
+	f := NewFunctions(connectFake(t, newFake(t), Config{}))
+	first, second := newDefinition("alice", "a"), newDefinition("alice", "a")
+	f.put(functionRecord{key: "alice/a", index: 1, value: first})
+	var told []string
+	f.Subscribe(func(old, now *api.Definition) {
+		if old != nil {
+			told = append(told, "-"+old.ID)
+		}
+		if now != nil {
+			told = append(told, "+"+now.ID)
+		}
+	})
+	f.apply(func(t *table[api.Definition]) []change[api.Definition] {
+		return t.sync([]functionRecord{{key: "alice/a", index: 5, value: second}}, 5, t.clock)
+	})
+	require.Equal(t, []string{"+" + first.ID, "-" + first.ID, "+" + second.ID}, told, "one list has shown both")
+}
+
+func TestLeaderRidesOutAnOutage(t *testing.T) {
+	t.Parallel()
+	f, lines := newFake(t), &log{}
+	c := connectFake(t, f, Config{Logger: slog.New(slog.NewTextHandler(lines, nil))})
+	fail := func(w http.ResponseWriter, _ *http.Request) bool {
+		w.WriteHeader(http.StatusInternalServerError)
+		return true
 	}
+	f.answering(fail)
+	gained := make(chan context.Context)
+	start(t, func(ctx context.Context) {
+		_ = c.WhileLeader(ctx, "chores", func(held context.Context) error {
+			gained <- held
+			<-held.Done()
+			return nil
+		})
+	})
+	require.Eventually(t, func() bool { return f.count("/session/create") > 1 }, patience, time.Millisecond, "it tries again")
+	f.answering(nil)
+	held := receive(t, gained)
+	require.Equal(t, 1, lines.count("lock can't be acquired"))
+
+	f.answering(fail)
+	before := f.count("GET")
+	require.Eventually(t, func() bool { return f.count("GET") > before+2 }, patience, time.Millisecond)
+	require.NoError(t, held.Err(), "a session outlives a short outage")
+	f.answering(nil)
+	f.set(c.key("locks", "chores"), "")
+	<-held.Done()
+	require.ErrorIs(t, context.Cause(held), errLockLost, "but not the end of its lock")
+	receive(t, gained)
 }

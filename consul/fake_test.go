@@ -32,6 +32,7 @@ type fake struct {
 
 	// answer may answer a request in the fake's place, and then returns true. It is called without mu.
 	answer   func(http.ResponseWriter, *http.Request) bool
+	answers  int      // counts changes of answer, at each of which blocking queries time out
 	requests []string // method and path of each request
 }
 
@@ -67,7 +68,8 @@ func (f *fake) answering(answer func(http.ResponseWriter, *http.Request) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.answer = answer
-	f.change() // lets blocking queries of before go
+	f.answers++
+	f.change()
 }
 
 // count returns how many requests there were whose method and path hold text.
@@ -118,12 +120,13 @@ func (f *fake) get(w http.ResponseWriter, r *http.Request) {
 	timeout := time.After(wait)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	answers := f.answers
 	for {
 		pairs, index := f.look(r.PathValue("key"), query.Has("recurse"))
 		select {
 		case <-timeout:
 		default:
-			if after != 0 && index == after {
+			if after != 0 && index == after && answers == f.answers {
 				changed := f.changed
 				f.mu.Unlock()
 				select {

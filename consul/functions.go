@@ -185,8 +185,8 @@ func (c *Client) functionByUUID(ctx context.Context, uuid string) (functionRecor
 	return r, nil
 }
 
-// WatchFunctions calls onChange with all functions, sorted by account and name, at first and after each change. It blocks until ctx ends,
-// whose error it returns. It rides out outages of Consul. What can't be decoded is logged and left out.
+// WatchFunctions calls onChange with all functions, sorted by account and name, at first and after each change, at times also without one.
+// Changes that follow closely may be told as one. It blocks until ctx ends, whose error it returns. It rides out outages of Consul. What can't be decoded is logged and left out.
 func (c *Client) WatchFunctions(ctx context.Context, onChange func(all []api.Definition)) error {
 	take := func(records []functionRecord, _ uint64) {
 		all := make([]api.Definition, len(records))

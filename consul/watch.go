@@ -17,7 +17,8 @@ const (
 	watchRate, watchBurst = 10, 10
 )
 
-// watch hands over everything under prefix, at first and after each change, until ctx ends, whose error it returns. Before each request
+// watch hands over everything under prefix, at first and after each change, until ctx ends, whose error it returns. Consul may also answer
+// without a change: under an empty prefix its index moves with other keys. Before each request
 // it calls ask, which returns the function that takes the answer and its index. Nothing is called concurrently. An outage is logged once,
 // and after it everything is handed over anew.
 func (c *Client) watch(ctx context.Context, prefix string, ask func() func(consul.KVPairs, uint64)) error {

@@ -6,6 +6,8 @@ package functions
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"time"
@@ -187,12 +189,13 @@ func (s *Service) Remove(ctx context.Context, account, name string) error {
 }
 
 // Repair registers the functions that the cluster has not, or has in an older revision: it has lost its data, or a server died between the
-// two steps of a change.
+// two steps of a change. One that the cluster refuses does not keep the others.
 func (s *Service) Repair(ctx context.Context) error {
 	registered, err := s.cfg.Cluster.Registered(ctx)
 	if err != nil {
 		return err
 	}
+	var refused error
 	for _, d := range s.cfg.Store.All() {
 		if registered[d.ID] == d.Revision {
 			continue
@@ -205,10 +208,15 @@ func (s *Service) Repair(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := s.cfg.Cluster.Register(ctx, &latest); err != nil {
+		err = s.cfg.Cluster.Register(ctx, &latest)
+		switch api.CodeOf(err) {
+		case "":
+			s.log.Info("a function was registered again", "function", latest.ID, "name", latest.Function.Name)
+		case api.Unavailable:
 			return err
+		default:
+			refused = errors.Join(refused, fmt.Errorf("function %s: %w", latest.ID, err))
 		}
-		s.log.Info("a function was registered again", "function", latest.ID, "name", latest.Function.Name)
 	}
-	return nil
+	return refused
 }

@@ -30,18 +30,21 @@ func (s *Server) runnerNext(w http.ResponseWriter, r *http.Request) error {
 	var assignment *api.Assignment
 	var payload []byte
 	query := r.URL.Query()
+	function := query.Get("function")
+	if !api.ValidFunctionID(function) {
+		return api.Errorf(api.Expired, "there is no call for this container")
+	}
 	if call := query.Get("call"); call != "" {
 		if !api.ValidUUID(call) {
 			return api.Errorf(api.Expired, "there is no call for this container")
 		}
-		assignment, payload, err = s.cfg.Runners.Next(ctx, allocation, call)
+		assignment, payload, err = s.cfg.Runners.Next(ctx, allocation, function, call)
 	} else {
-		// The slot's function is checked against the allocation's, and its id against the one that is known: neither reaches a subject as it came.
 		revision, parseErr := strconv.ParseUint(query.Get("revision"), 10, 64)
 		if parseErr != nil {
 			return api.Wrap(api.Expired, parseErr, "there is no call for this container")
 		}
-		slot := api.Slot{Function: query.Get("function"), Revision: revision, Job: query.Get("job")}
+		slot := api.Slot{Function: function, Revision: revision, Job: query.Get("job")}
 		assignment, payload, err = s.cfg.Runners.NextSlot(ctx, allocation, slot)
 	}
 	if api.CodeOf(err) == api.NotFound {
@@ -61,11 +64,11 @@ func (s *Server) runnerBegin(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	call := r.URL.Query().Get("call")
-	if !api.ValidUUID(call) {
+	function, call := r.URL.Query().Get("function"), r.URL.Query().Get("call")
+	if !api.ValidUUID(call) || !api.ValidFunctionID(function) {
 		return api.Errorf(api.Expired, "there is no such call")
 	}
-	if err := s.cfg.Runners.Begin(r.Context(), allocation, call); err != nil {
+	if err := s.cfg.Runners.Begin(r.Context(), allocation, function, call); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -49,11 +49,11 @@ type Logs interface {
 // Runners is what a function's container asks for.
 type Runners interface {
 	// Next waits until ctx ends for the call; the error is of code NotFound then, and Expired if there will be none.
-	Next(ctx context.Context, allocation api.Allocation, call string) (*api.Assignment, []byte, error)
+	Next(ctx context.Context, allocation api.Allocation, function, call string) (*api.Assignment, []byte, error)
 	// NextSlot waits until ctx ends for any call that a waiting container may have, which Begin then confirms. The errors are those of
 	// Next, for Begin Expired if the call is not to be started.
 	NextSlot(ctx context.Context, allocation api.Allocation, slot api.Slot) (*api.Assignment, []byte, error)
-	Begin(ctx context.Context, allocation api.Allocation, call string) error
+	Begin(ctx context.Context, allocation api.Allocation, function, call string) error
 	// Report ends the call; the error is of code Expired if it is over already.
 	Report(ctx context.Context, allocation api.Allocation, result *api.Result, output []byte) error
 }

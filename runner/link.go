@@ -50,7 +50,7 @@ func (l *link) call(ctx context.Context) (*api.Assignment, []byte, error) {
 		}
 		// It may have been given to another container if this one was slow. From here on nothing but an answer ends the wait: the call may
 		// be this container's already.
-		if err := l.confirm(context.WithoutCancel(ctx), assignment.CallID); err == nil {
+		if err := l.confirm(context.WithoutCancel(ctx), assignment); err == nil {
 			return assignment, payload, nil
 		} else if !errors.Is(err, errNoCall) {
 			return nil, nil, err
@@ -59,9 +59,10 @@ func (l *link) call(ctx context.Context) (*api.Assignment, []byte, error) {
 }
 
 // confirm returns nil if the call is this container's, and errNoCall if it is not.
-func (l *link) confirm(ctx context.Context, call string) error {
+func (l *link) confirm(ctx context.Context, a *api.Assignment) error {
+	query := url.Values{"function": {a.Function}, "call": {a.CallID}}
 	return l.insist(ctx, func() (again bool, err error) {
-		resp, err := l.post(ctx, api.RunnerBeginPath+"?call="+url.QueryEscape(call), nil)
+		resp, err := l.post(ctx, api.RunnerBeginPath+"?"+query.Encode(), nil)
 		if err != nil {
 			return true, err
 		}
@@ -125,7 +126,7 @@ func (l *link) deliver(ctx context.Context, result *api.Result, stdout []byte) e
 // query says which call the container was started for, or what it is that waits for any.
 func (l *link) query() url.Values {
 	if l.cfg.Call != "" {
-		return url.Values{"call": {l.cfg.Call}}
+		return url.Values{"function": {l.cfg.Function}, "call": {l.cfg.Call}}
 	}
 	return url.Values{"function": {l.cfg.Function}, "revision": {l.cfg.Revision}, "job": {l.cfg.Job}}
 }

@@ -18,7 +18,7 @@ const retake = 50 * time.Millisecond
 
 // Next waits until the call is offered to the allocation and returns what it is to run. The error is of code NotFound if it was not until ctx
 // ended, and of code Expired if there is nothing for this allocation and never will be.
-func (s *Scheduler) Next(ctx context.Context, allocation api.Allocation, call string) (*api.Assignment, []byte, error) {
+func (s *Scheduler) Next(ctx context.Context, allocation api.Allocation, function, call string) (*api.Assignment, []byte, error) {
 	for {
 		// The wait may end; what has begun to be taken is finished.
 		assignment, payload, err := s.cfg.Messages.Take(context.WithoutCancel(ctx), call, allocation)
@@ -26,6 +26,9 @@ func (s *Scheduler) Next(ctx context.Context, allocation api.Allocation, call st
 		case "":
 			return assignment, payload, nil
 		case api.NotFound:
+			if over, err := s.over(ctx, allocation, function, call); over {
+				return nil, nil, api.Wrap(api.Expired, err, "the call is over")
+			}
 		case api.Conflict, api.Forbidden:
 			return nil, nil, api.Wrap(api.Expired, err, "there is no call for this container")
 		default:
@@ -37,6 +40,19 @@ func (s *Scheduler) Next(ctx context.Context, allocation api.Allocation, call st
 		case <-time.After(retake):
 		}
 	}
+}
+
+// over tells whether a call that no server offers has ended, so that its container waits in vain.
+func (s *Scheduler) over(ctx context.Context, allocation api.Allocation, function, call string) (bool, error) {
+	rec, _, err := s.cfg.Records.Record(ctx, function, call)
+	if err == nil {
+		return rec.State.Ended(), nil
+	}
+	if api.CodeOf(err) != api.NotFound {
+		return false, err
+	}
+	_, err = s.cfg.Queue.Queued(ctx, allocation.Account, function, call)
+	return api.CodeOf(err) == api.NotFound, err
 }
 
 // Report ends the call with the result that its container reports. The call has ended, and its output is stored, when it returns nil. The
@@ -110,8 +126,10 @@ func conclude(rec *api.Record, result *api.Result, overOutput bool) {
 		rec.Message = fmt.Sprintf("exit status %d", result.ExitCode)
 	case result.Outcome == api.OverOutput || overOutput:
 		rec.Code, rec.Message = api.OutputTooLarge, "the output is over its limit"
-	default:
+	case result.Outcome == api.Exited:
 		rec.State, rec.Code, rec.Message = api.Finished, "", ""
+	default:
+		rec.Message = fmt.Sprintf("the runner reported an outcome that this server does not know: %.100q", result.Outcome)
 	}
 }
 
@@ -134,11 +152,11 @@ func (s *Scheduler) NextSlot(ctx context.Context, allocation api.Allocation, slo
 
 // Begin confirms a call that NextSlot has returned: it is written down as the allocation's. The error is of code Expired if it is not, and
 // must not be started.
-func (s *Scheduler) Begin(ctx context.Context, allocation api.Allocation, call string) error {
+func (s *Scheduler) Begin(ctx context.Context, allocation api.Allocation, function, call string) error {
 	ctx, cancel := context.WithTimeout(ctx, confirmTime)
 	defer cancel()
 	// A server may have handed the call over before all others have heard that it offers it.
-	_, _, err := s.Next(ctx, allocation, call)
+	_, _, err := s.Next(ctx, allocation, function, call)
 	if api.CodeOf(err) == api.NotFound {
 		return api.Wrap(api.Expired, err, "the call is not offered any more")
 	}

@@ -41,6 +41,9 @@ func newRun(s *Scheduler, d Delivery) *run {
 	}
 }
 
+// watchAfter is how long a call may run in a slot before the slot's container is watched.
+const watchAfter = time.Second
+
 // pressure is how often a call that has no place in the cluster asks for one that a slot holds.
 const pressure = time.Second
 
@@ -115,10 +118,18 @@ func (r *run) extend(ctx context.Context) {
 func (r *run) execute(ctx context.Context) error {
 	ended, stopWaiting := r.s.cfg.Messages.WaitEnd(r.call.Function, r.call.ID)
 	defer stopWaiting()
-	if err := r.load(ctx); err != nil {
+	rec, err := r.load(ctx)
+	if api.CodeOf(err) == api.NotFound && !r.delivery().Fresh() {
+		// It may have ended and been fetched in the moment of its delivery. It is then in the queue no more.
+		_, err = r.s.cfg.Queue.Queued(ctx, r.call.Account, r.call.Function, r.call.ID)
+		if api.CodeOf(err) == api.NotFound {
+			return r.leave(ctx)
+		}
+	}
+	if err != nil && api.CodeOf(err) != api.NotFound {
 		return err
 	}
-	if r.rec.State.Ended() {
+	if rec.State.Ended() {
 		return r.leave(ctx)
 	}
 	function, err := r.s.cfg.Functions.ByID(ctx, r.call.Account, r.call.Name, r.call.Function)
@@ -129,9 +140,10 @@ func (r *run) execute(ctx context.Context) error {
 		return err
 	}
 	r.function = &function
-	adopted := r.rec.State == api.Running
+	// A call that was adopted may end at any moment, by a report: what counts here is what it was found as.
+	adopted := rec.State == api.Running
 	if adopted {
-		r.job = r.rec.Job
+		r.job = rec.Job
 		close(r.taken)
 		r.log.Info("a running call was adopted", "job", r.job)
 	}
@@ -141,7 +153,7 @@ func (r *run) execute(ctx context.Context) error {
 	}
 	defer withdraw()
 	if !adopted {
-		if err := r.place(ctx); api.CodeOf(err) == api.Invalid {
+		if err := r.place(ctx, rec.Job != ""); api.CodeOf(err) == api.Invalid {
 			return r.end(ctx, api.CallFailed, message(err))
 		} else if err != nil {
 			return err
@@ -150,116 +162,31 @@ func (r *run) execute(ctx context.Context) error {
 	return r.await(ctx, ended)
 }
 
-// place finds the call a container: a slot that waits, or one that is started for it.
-func (r *run) place(ctx context.Context) error {
-	use := api.Use{Account: r.call.Account, Name: r.call.Name, Function: r.call.Function}
-	if r.rec.Job == "" { // else one was started for it before
-		for {
-			slot, ok, err := r.claim(ctx)
-			if err != nil {
-				return err
-			}
-			if ok {
-				use.Job = slot.Job
-				r.s.cfg.Slots.SlotUsed(use)
-				return nil
-			}
-			if slot.Job == "" {
-				break
-			}
-		}
-	}
-	r.s.cfg.Slots.SlotUsed(use)
-	return r.dispatch(ctx)
-}
-
-// confirmTime is how long a slot that was handed a call may take to confirm it. One that has died does not.
-const confirmTime = time.Second
-
-// claim gives the call to a free slot. ok is false if the slot has not confirmed it, or, with an empty slot, if there is none.
-func (r *run) claim(ctx context.Context) (slot api.Slot, ok bool, err error) {
-	assignment := r.assignment()
-	assignment.Confirm = true
-	slot, err = r.s.cfg.Slots.ClaimSlot(ctx, r.function.Revision, assignment, r.call.Payload)
-	if api.CodeOf(err) == api.NotFound {
-		return api.Slot{}, false, nil
-	}
-	if err != nil {
-		return api.Slot{}, false, err
-	}
-	r.mu.Lock()
-	r.job, r.slot = slot.Job, true
-	r.mu.Unlock()
-	timer := time.NewTimer(confirmTime)
-	defer timer.Stop()
-	select {
-	case <-r.taken:
-		return slot, true, nil
-	case <-ctx.Done():
-		return slot, false, ctx.Err()
-	case <-timer.C:
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.rec.State == api.Running {
-		return slot, true, nil
-	}
-	r.log.Info("a slot did not confirm its call", "slot", slot.Job)
-	r.job, r.slot = "", false
-	return slot, false, nil
-}
-
-// load reads what is stored of the call.
-func (r *run) load(ctx context.Context) error {
+// load reads what is stored of the call, and returns it. If nothing is, the error is of code NotFound and the record a new one.
+func (r *run) load(ctx context.Context) (api.Record, error) {
 	rec, version, err := r.s.cfg.Records.Record(ctx, r.call.Function, r.call.ID)
 	if api.CodeOf(err) == api.NotFound {
-		rec, version, err = pendingRecord(r.call), 0, nil
-	}
-	if err != nil {
-		return err
+		rec, version = pendingRecord(r.call), 0
+	} else if err != nil {
+		return api.Record{}, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.rec, r.version = rec, version
-	return nil
-}
-
-// dispatch starts the call's container, or finds the one that was started before a crash. While the cluster does not answer the call stays
-// pending and says so.
-func (r *run) dispatch(ctx context.Context) error {
-	const first, most = 200 * time.Millisecond, 5 * time.Second
-	for wait := first; ; wait = min(2*wait, most) {
-		job, err := r.s.cfg.Cluster.Dispatch(ctx, r.function.Account, r.function.Function.Name, r.call.ID)
-		if api.CodeOf(err) == api.NotFound {
-			// The cluster has lost the function's job, or a server died before it was registered.
-			if err = r.s.cfg.Cluster.Register(ctx, r.function); err == nil {
-				continue
-			}
-		}
-		if err == nil {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.job = job
-			return nil
-		}
-		if api.CodeOf(err) != api.Unavailable || ctx.Err() != nil {
-			return err
-		}
-		if err := r.pendingBecause(ctx, message(err)); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
-		}
-	}
+	return rec, err
 }
 
 // await watches the container until the call has ended: by its result, through whichever server, or because nothing can come any more.
 func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
-	updates, stopWatching := r.s.cfg.Cluster.Watch(ctx, r.function, r.job)
-	defer stopWatching()
+	var updates <-chan api.JobStatus
+	stopWatching := func() {}
+	defer func() { stopWatching() }()
+	// Most calls that have taken a slot end before the cluster could say anything of it.
+	watch := time.NewTimer(0)
+	if r.slot {
+		watch.Reset(watchAfter)
+	}
+	defer watch.Stop()
 	taken := (<-chan struct{})(r.taken)
 	var deadline, pressing <-chan time.Time
 	for {
@@ -273,6 +200,8 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 			deadline = time.After(time.Until(r.latestEnd()))
 		case <-deadline:
 			return r.abandon(ctx, api.CallTimeout, r.timeoutMessage())
+		case <-watch.C:
+			updates, stopWatching = r.s.cfg.Cluster.Watch(ctx, r.function, r.job)
 		case <-pressing:
 			// One slot is given up each time, until the call has a place.
 			r.s.cfg.Slots.SlotPressure()
@@ -300,6 +229,8 @@ func (r *run) observe(ctx context.Context, status api.JobStatus) (done bool, err
 	case running && status.Allocation != "" && status.Allocation != allocation:
 		// Nomad has replaced the container that has the call. It may have started the function, so the new one must not.
 		return true, r.abandon(ctx, api.CallFailed, "node lost: the container of the call is gone")
+	case status.Ended && status.Code == "":
+		return true, r.abandon(ctx, api.CallFailed, "the container ended without a result")
 	case status.Ended:
 		return true, r.abandon(ctx, status.Code, status.Message)
 	}
@@ -357,6 +288,9 @@ func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignm
 	rec.Job, rec.Allocation = r.job, allocation.ID
 	rec.Started, rec.Timeout = time.Now(), r.function.Function.Timeout
 	version, err := r.s.cfg.Records.SaveRecord(ctx, rec, r.version)
+	if api.CodeOf(err) == api.Conflict {
+		version, err = r.settle(ctx, rec)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -364,6 +298,23 @@ func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignm
 	close(r.taken)
 	r.s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(api.Running)})
 	return r.assignment(), r.payload(), nil
+}
+
+// settle finds out what is stored where a record was not what it was thought to be: an answer of the store may have been lost. It returns
+// the version if rec is stored after all, an error of code Conflict if the call is not rec's allocation's, and one of code Unavailable if it may be
+// yet.
+func (r *run) settle(ctx context.Context, rec api.Record) (uint64, error) {
+	stored, version, err := r.s.cfg.Records.Record(ctx, rec.Function, rec.CallID)
+	switch {
+	case err == nil && stored.State == api.Running && stored.Allocation == rec.Allocation:
+		return version, nil
+	case err == nil && stored.State == api.Pending:
+		r.rec, r.version = stored, version
+		return 0, api.Errorf(api.Unavailable, "the call was not written down, ask again")
+	case err == nil, api.CodeOf(err) == api.NotFound:
+		return 0, api.Errorf(api.Conflict, "the call is another container's, or over")
+	}
+	return 0, err
 }
 
 // payload is what a container that takes the call has to be given.
@@ -433,7 +384,11 @@ func (r *run) end(ctx context.Context, code api.Code, message string) error {
 		rec.State, rec.Code, rec.Message, rec.Ended = api.Failed, code, message, time.Now()
 		version, err := r.s.cfg.Records.SaveRecord(ctx, rec, version)
 		if api.CodeOf(err) == api.Conflict {
-			if err := r.load(ctx); err != nil {
+			_, err := r.load(ctx)
+			if api.CodeOf(err) == api.NotFound {
+				return r.leave(ctx) // it has ended, and its answer was fetched
+			}
+			if err != nil {
 				return err
 			}
 			continue

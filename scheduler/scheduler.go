@@ -18,6 +18,8 @@ import (
 // Delivery is a call that the queue has given to this server.
 type Delivery interface {
 	Call() *api.Call
+	// Fresh tells that nobody can have had the call before.
+	Fresh() bool
 	// Extend keeps the call with this server for another lease.
 	Extend() error
 	// Done removes the call from the queue for good.
@@ -129,6 +131,7 @@ type Scheduler struct {
 	cancel context.CancelFunc
 	runs   sync.WaitGroup
 
+	serving   sync.Mutex // held while an account's consumer is made, and before mu
 	mu        sync.Mutex
 	stopped   bool
 	consumers map[string]func() // stop functions by account
@@ -165,17 +168,30 @@ func (s *Scheduler) ServeAll(ctx context.Context) error {
 
 // Serve begins to execute the calls of an account, if this server does not do so yet.
 func (s *Scheduler) Serve(ctx context.Context, account string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.consumers[account] != nil || s.stopped {
+	if s.serves(account) {
+		return nil
+	}
+	// One at a time, so that an account has one consumer; calls of others go on meanwhile.
+	s.serving.Lock()
+	defer s.serving.Unlock()
+	if s.serves(account) {
 		return nil
 	}
 	stop, err := s.cfg.Queue.Consume(ctx, account, s.cfg.Quota, s.deliver)
 	if err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.consumers[account] = stop
 	return nil
+}
+
+// serves tells whether there is nothing to do to serve the account.
+func (s *Scheduler) serves(account string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.consumers[account] != nil || s.stopped
 }
 
 func (s *Scheduler) deliver(d Delivery) {
@@ -205,11 +221,13 @@ func (s *Scheduler) deliver(d Delivery) {
 // Stop takes no more calls, hands those that it owns back to the queue with their containers running on, and returns when that is done.
 // The next server to have them goes on with them. It may be called more than once, and before ServeAll.
 func (s *Scheduler) Stop() {
+	s.serving.Lock()
 	s.mu.Lock()
 	s.stopped = true
 	consumers := s.consumers
 	s.consumers = map[string]func(){}
 	s.mu.Unlock()
+	s.serving.Unlock()
 	for _, stop := range consumers {
 		stop()
 	}

@@ -23,7 +23,8 @@ const (
 	warmTick    = 2 * time.Second  // all functions are looked at
 	rateWindow  = 10 * time.Second // over which arrivals are averaged
 	firstStart  = time.Second      // how long a container's start is taken to last until one was seen
-	warmPause   = 30 * time.Second // no slot is started after a call had no place in the cluster
+	warmPause   = 3 * time.Second  // no slot is started after a call had no place in the cluster; it says so every second
+	warmNoPlace = 20 * time.Second // no slot of a function is started after one had no place
 	warmBackoff = time.Minute      // longest wait after slots that did not start
 )
 
@@ -217,7 +218,7 @@ func (k *keeper) observed(slot api.Slot, status api.JobStatus) {
 	case status.Waiting != "":
 		// It would take the next free place before a call does. As it has no container yet, no call can be in it.
 		k.drop(slot)
-		k.paused = time.Now().Add(warmPause)
+		f.after = time.Now().Add(warmNoPlace)
 		k.do(func() {
 			if err := k.s.cfg.Cluster.Stop(k.ctx, slot.Job); err != nil {
 				k.log.Warn("a slot without a place stays in the cluster", "job", slot.Job, "error", err)

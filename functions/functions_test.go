@@ -1,0 +1,586 @@
+package functions
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/funcd/funcd/api"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var errAway = api.Errorf(api.Unavailable, "away")
+
+// fakes are the places that know of functions, in memory. An operation that has an error in fail returns it; with after it is done all the
+// same, as if only its answer was lost.
+type fakes struct {
+	mu         sync.Mutex
+	defs       map[string]api.Definition // by account/name
+	registered map[string]uint64         // revisions by account/name
+	ids        map[string]string         // the ids that they were registered with
+	images     map[string]api.Image
+	inFlight   int
+	removed    []string         // functions whose calls were dropped
+	done       []string         // operations, in their order
+	cached     []api.Definition // what All returns in place of the definitions, if not nil
+	fail       map[string]error
+	after      bool
+	before     func(operation string) // called ahead of each operation, if set
+}
+
+func newFakes() *fakes {
+	return &fakes{
+		defs:       map[string]api.Definition{},
+		registered: map[string]uint64{},
+		ids:        map[string]string{},
+		images:     map[string]api.Image{"busybox": {Ref: "busybox@sha256:1", ID: "sha256:2", Cmd: []string{"sh"}}, "bare": {Ref: "bare@sha256:3"}},
+		fail:       map[string]error{},
+	}
+}
+
+func (f *fakes) service() *Service {
+	return New(Config{Store: f, Cluster: cluster{f}, Images: f, Calls: f, Logger: slog.New(slog.DiscardHandler)})
+}
+
+// do does one operation, or fails as it was told to.
+func (f *fakes) do(ctx context.Context, operation string, do func()) error {
+	if f.before != nil {
+		f.before(operation)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ctx.Err() != nil {
+		return api.Wrap(api.Unavailable, ctx.Err(), "away")
+	}
+	f.done = append(f.done, operation)
+	err := f.fail[operation]
+	if err == nil || f.after {
+		do()
+	}
+	return err
+}
+
+func (f *fakes) Create(ctx context.Context, d api.Definition) (stored api.Definition, err error) {
+	var taken bool
+	err = f.do(ctx, "Store.Create", func() {
+		k := d.Account + "/" + d.Function.Name
+		if _, taken = f.defs[k]; !taken {
+			f.defs[k] = d
+		}
+	})
+	if taken {
+		return d, api.Errorf(api.Conflict, "the name is already in use")
+	}
+	return d, err
+}
+
+func (f *fakes) Update(ctx context.Context, account, name string, change func(*api.Definition) error) (d api.Definition, err error) {
+	var refused error
+	err = f.do(ctx, "Store.Update", func() {
+		var ok bool
+		if d, ok = f.defs[account+"/"+name]; !ok {
+			refused = api.Errorf(api.NotFound, "no such function")
+			return
+		}
+		for range 2 { // it may be asked more than once
+			attempt := d
+			if refused = change(&attempt); refused != nil {
+				return
+			}
+			attempt.Revision++
+			f.defs[account+"/"+name] = attempt
+		}
+		d = f.defs[account+"/"+name]
+	})
+	return d, errors.Join(err, refused)
+}
+
+func (f *fakes) Delete(ctx context.Context, account, name, id string) error {
+	gone := false
+	err := f.do(ctx, "Store.Delete", func() {
+		if d, ok := f.defs[account+"/"+name]; !ok || d.ID != id {
+			gone = true
+			return
+		}
+		delete(f.defs, account+"/"+name)
+	})
+	if gone {
+		return api.Errorf(api.NotFound, "no such function")
+	}
+	return err
+}
+
+func (f *fakes) Get(ctx context.Context, account, name string) (d api.Definition, err error) {
+	var ok bool
+	err = f.do(ctx, "Store.Get", func() { d, ok = f.defs[account+"/"+name] })
+	if err == nil && !ok {
+		err = api.Errorf(api.NotFound, "no such function")
+	}
+	return d, err
+}
+
+func (f *fakes) All() []api.Definition {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cached != nil {
+		return f.cached
+	}
+	var all []api.Definition
+	for _, k := range slices.Sorted(maps.Keys(f.defs)) {
+		all = append(all, f.defs[k])
+	}
+	return all
+}
+
+func (f *fakes) Resolve(ctx context.Context, ref string) (image api.Image, err error) {
+	var ok bool
+	err = f.do(ctx, "Images.Resolve", func() { image, ok = f.images[ref] })
+	if err == nil && !ok {
+		err = api.Errorf(api.Invalid, "no such image: %s", ref)
+	}
+	return image, err
+}
+
+func (f *fakes) InFlight(ctx context.Context, _, _ string) (n int, err error) {
+	err = f.do(ctx, "Calls.InFlight", func() { n = f.inFlight })
+	return n, err
+}
+
+func (f *fakes) RemoveFunction(ctx context.Context, function string) error {
+	return f.do(ctx, "Calls.RemoveFunction", func() { f.removed = append(f.removed, function) })
+}
+
+// cluster is the fakes as a Cluster.
+type cluster struct{ f *fakes }
+
+func (c cluster) Register(ctx context.Context, d *api.Definition) error {
+	return c.f.do(ctx, "Cluster.Register", func() {
+		k := d.Account + "/" + d.Function.Name
+		c.f.registered[k], c.f.ids[k] = d.Revision, d.ID
+	})
+}
+
+func (c cluster) Remove(ctx context.Context, account, name string) error {
+	return c.f.do(ctx, "Cluster.Remove", func() {
+		delete(c.f.registered, account+"/"+name)
+		delete(c.f.ids, account+"/"+name)
+	})
+}
+
+func (c cluster) Registered(ctx context.Context) (revisions map[string]uint64, err error) {
+	err = c.f.do(ctx, "Cluster.Registered", func() {
+		revisions = map[string]uint64{}
+		for k, revision := range c.f.registered {
+			revisions[c.f.ids[k]] = revision
+		}
+	})
+	return revisions, err
+}
+
+func hello() api.Function {
+	return api.Function{
+		Name: "hello", ContainerSize: "s4", Timeout: 300,
+		Config: api.Config{Image: "busybox", Env: []string{"A=1"}, StopSignal: "SIGTERM"}, HostConfig: api.HostConfig{NetworkMode: "bridge"},
+	}
+}
+
+// created returns fakes with the function hello of account acme.
+func created(t *testing.T) (*fakes, *Service, api.Function) {
+	t.Helper()
+	f := newFakes()
+	s := f.service()
+	got, err := s.Create(t.Context(), "acme", hello())
+	require.NoError(t, err)
+	f.done = nil
+	return f, s, got
+}
+
+func requireCode(t *testing.T, code api.Code, err error) {
+	t.Helper()
+	require.Equal(t, code, api.CodeOf(err), "%v", err)
+}
+
+func TestCreate(t *testing.T) {
+	t.Parallel()
+	f := newFakes()
+	begin := time.Now()
+	got, err := f.service().Create(t.Context(), "acme", hello())
+	require.NoError(t, err)
+	require.True(t, api.ValidUUID(got.UUID))
+	require.WithinRange(t, got.Created.Time, begin.Add(-time.Millisecond), time.Now())
+	want := hello()
+	want.UUID, want.Created = got.UUID, got.Created
+	require.Equal(t, want, got)
+
+	d := f.defs["acme/hello"]
+	require.Regexp(t, "^[0-9a-f]{32}$", d.ID, "it is part of subjects")
+	require.Equal(t, api.Definition{ID: d.ID, Account: "acme", Revision: 1, Function: got, Image: f.images["busybox"]}, d)
+	require.Equal(t, map[string]uint64{"acme/hello": 1}, f.registered)
+
+	_, err = f.service().Create(t.Context(), "other", hello())
+	require.NoError(t, err, "names are an account's own")
+	require.NotEqual(t, d.ID, f.defs["other/hello"].ID)
+}
+
+func TestCreateFails(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change  func(f *fakes, fn *api.Function)
+		code    api.Code
+		message string
+		done    []string
+	}{
+		"no such image": {func(_ *fakes, fn *api.Function) { fn.Config.Image = "none" }, api.Invalid, "no such image: none",
+			[]string{"Store.Get", "Images.Resolve"}},
+		"the registry is away": {func(f *fakes, _ *api.Function) { f.fail["Images.Resolve"] = errAway }, api.Unavailable, "away",
+			[]string{"Store.Get", "Images.Resolve"}},
+		"no command": {func(_ *fakes, fn *api.Function) { fn.Config.Image = "bare" }, api.Invalid,
+			"Config.Cmd: is required, as image bare has no command of its own", []string{"Store.Get", "Images.Resolve"}},
+		"the store is away": {func(f *fakes, _ *api.Function) { f.fail["Store.Get"] = errAway }, api.Unavailable, "away",
+			[]string{"Store.Get"}},
+		"the store is away later": {func(f *fakes, _ *api.Function) { f.fail["Store.Create"] = errAway }, api.Unavailable, "away",
+			[]string{"Store.Get", "Images.Resolve", "Store.Create"}},
+		"the cluster is away": {func(f *fakes, _ *api.Function) { f.fail["Cluster.Register"] = errAway }, api.Unavailable, "away",
+			[]string{"Store.Get", "Images.Resolve", "Store.Create", "Cluster.Register", "Store.Delete", "Cluster.Remove"}},
+		"the cluster refuses it": {func(f *fakes, _ *api.Function) {
+			f.fail["Cluster.Register"] = api.Errorf(api.Invalid, "no such size")
+		}, api.Invalid, "no such size",
+			[]string{"Store.Get", "Images.Resolve", "Store.Create", "Cluster.Register", "Store.Delete", "Cluster.Remove"}},
+		"only the cluster's answer is lost": {func(f *fakes, _ *api.Function) {
+			f.fail["Cluster.Register"], f.after = errAway, true
+		}, api.Unavailable, "away",
+			[]string{"Store.Get", "Images.Resolve", "Store.Create", "Cluster.Register", "Store.Delete", "Cluster.Remove"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, fn := newFakes(), hello()
+			c.change(f, &fn)
+			got, err := f.service().Create(t.Context(), "acme", fn)
+			requireCode(t, c.code, err)
+			require.Equal(t, c.message, err.(*api.Error).Message)
+			require.Empty(t, got)
+			require.Equal(t, c.done, f.done)
+			require.Empty(t, f.defs, "nothing of it is left")
+			require.Empty(t, f.registered)
+		})
+	}
+}
+
+func TestACommandOfItsOwnIsEnough(t *testing.T) {
+	t.Parallel()
+	for name, config := range map[string]api.Config{
+		"Cmd":        {Image: "bare", Cmd: api.StrSlice{"/a"}},
+		"Entrypoint": {Image: "bare", Entrypoint: api.StrSlice{"/a"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fn := hello()
+			fn.Config = config
+			_, err := newFakes().service().Create(t.Context(), "acme", fn)
+			require.NoError(t, err)
+		})
+	}
+}
+
+func TestCreateUndoesWhenItsCallerHasGone(t *testing.T) {
+	t.Parallel()
+	f := newFakes()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	f.before = func(operation string) {
+		if operation == "Cluster.Register" {
+			cancel()
+		}
+	}
+	_, err := f.service().Create(ctx, "acme", hello())
+	requireCode(t, api.Unavailable, err)
+	require.Empty(t, f.defs)
+}
+
+func TestCreateOfATakenName(t *testing.T) {
+	t.Parallel()
+	f, s, before := created(t)
+	fn := hello()
+	fn.Timeout = 7
+	_, err := s.Create(t.Context(), "acme", fn)
+	requireCode(t, api.Conflict, err)
+	require.NotContains(t, f.done, "Images.Resolve")
+	require.Equal(t, before, f.defs["acme/hello"].Function)
+
+	// One that comes while the image is looked up keeps its definition and its job.
+	f = newFakes()
+	f.before = func(operation string) {
+		if operation == "Images.Resolve" {
+			f.before = nil
+			_, err := f.service().Create(t.Context(), "acme", hello())
+			require.NoError(t, err)
+		}
+	}
+	_, err = f.service().Create(t.Context(), "acme", fn)
+	requireCode(t, api.Conflict, err)
+	require.Equal(t, 300, f.defs["acme/hello"].Function.Timeout)
+	require.Equal(t, map[string]uint64{"acme/hello": 1}, f.registered)
+}
+
+func TestUpdate(t *testing.T) {
+	t.Parallel()
+	timeout, env := 7, []string{"B=2"}
+	for name, c := range map[string]struct {
+		update  api.FunctionUpdate
+		want    func(f *api.Function)
+		newUUID bool
+	}{
+		"nothing": {api.FunctionUpdate{}, func(*api.Function) {}, false},
+		"Timeout": {api.FunctionUpdate{Timeout: &timeout}, func(f *api.Function) { f.Timeout = 7 }, false},
+		"Env": {api.FunctionUpdate{Config: &api.ConfigUpdate{Env: &env}}, func(f *api.Function) { f.Config.Env = env },
+			false},
+		"Refresh": {api.FunctionUpdate{Refresh: true}, func(*api.Function) {}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, s, before := created(t)
+			id := f.defs["acme/hello"].ID
+			got, err := s.Update(t.Context(), "acme", "hello", c.update)
+			require.NoError(t, err)
+			want := before
+			c.want(&want)
+			require.Equal(t, c.newUUID, got.UUID != before.UUID)
+			want.UUID = got.UUID
+			require.Equal(t, want, got)
+			require.Equal(t, got, f.defs["acme/hello"].Function)
+			require.Equal(t, id, f.defs["acme/hello"].ID, "its calls, logs and outputs stay")
+			require.Equal(t, f.defs["acme/hello"].Revision, f.registered["acme/hello"])
+		})
+	}
+}
+
+func TestUpdateFails(t *testing.T) {
+	t.Parallel()
+	timeout, wrong := 7, 0
+	for name, c := range map[string]struct {
+		name    string
+		timeout *int
+		fail    map[string]error
+		code    api.Code
+	}{
+		"no such function":       {"none", &timeout, nil, api.NotFound},
+		"an invalid value":       {"hello", &wrong, nil, api.Invalid},
+		"the store is away":      {"hello", &timeout, map[string]error{"Store.Update": errAway}, api.Unavailable},
+		"the cluster is away":    {"hello", &timeout, map[string]error{"Cluster.Register": errAway}, api.Unavailable},
+		"the cluster refuses it": {"hello", &timeout, map[string]error{"Cluster.Register": api.Errorf(api.Invalid, "no")}, api.Invalid},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, s, before := created(t)
+			f.fail = c.fail
+			_, err := s.Update(t.Context(), "acme", c.name, api.FunctionUpdate{Timeout: c.timeout, Refresh: true})
+			requireCode(t, c.code, err)
+			require.Equal(t, before, f.defs["acme/hello"].Function, "it is as it was, with its address")
+			f.fail = nil
+			require.NoError(t, s.Repair(t.Context()))
+			require.Equal(t, f.defs["acme/hello"].Revision, f.registered["acme/hello"], "its job is the latest, or will be")
+		})
+	}
+}
+
+func TestAFailedUpdateLeavesALaterOneAlone(t *testing.T) {
+	t.Parallel()
+	f, s, _ := created(t)
+	first, second := 7, 8
+	f.fail["Cluster.Register"] = errAway
+	f.before = func(operation string) {
+		if operation == "Cluster.Register" {
+			f.before = nil
+			f.mu.Lock()
+			d := f.defs["acme/hello"]
+			d.Function.Timeout = second
+			d.Revision++
+			f.defs["acme/hello"] = d
+			f.mu.Unlock()
+		}
+	}
+	_, err := s.Update(t.Context(), "acme", "hello", api.FunctionUpdate{Timeout: &first})
+	requireCode(t, api.Unavailable, err)
+	require.Equal(t, second, f.defs["acme/hello"].Function.Timeout)
+}
+
+func TestRemove(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(f *fakes)
+		name   string
+		code   api.Code
+		stays  bool
+	}{
+		"without calls":            {func(*fakes) {}, "hello", "", false},
+		"no such function":         {func(*fakes) {}, "none", api.NotFound, true},
+		"with calls in flight":     {func(f *fakes) { f.inFlight = 2 }, "hello", api.Conflict, true},
+		"the queue is away":        {func(f *fakes) { f.fail["Calls.InFlight"] = errAway }, "hello", api.Unavailable, true},
+		"the store is away":        {func(f *fakes) { f.fail["Store.Get"] = errAway }, "hello", api.Unavailable, true},
+		"the store is away later":  {func(f *fakes) { f.fail["Store.Delete"] = errAway }, "hello", api.Unavailable, true},
+		"the cluster is away":      {func(f *fakes) { f.fail["Cluster.Remove"] = errAway }, "hello", "", false},
+		"its outputs can't be got": {func(f *fakes) { f.fail["Calls.RemoveFunction"] = errAway }, "hello", "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, s, before := created(t)
+			id := f.defs["acme/hello"].ID
+			c.change(f)
+			requireCode(t, c.code, s.Remove(t.Context(), "acme", c.name))
+			if c.stays {
+				require.Equal(t, before, f.defs["acme/hello"].Function)
+				require.Len(t, f.registered, 1)
+				require.Empty(t, f.removed)
+				return
+			}
+			require.Empty(t, f.defs)
+			require.Equal(t, f.fail["Cluster.Remove"] != nil, len(f.registered) == 1)
+			if f.fail["Calls.RemoveFunction"] == nil {
+				require.Equal(t, []string{id}, f.removed, "one place that is away does not keep the others")
+			}
+		})
+	}
+}
+
+func TestRemoveIsFinishedWhenItsCallerHasGone(t *testing.T) {
+	t.Parallel()
+	f, s, _ := created(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	f.before = func(operation string) {
+		if operation == "Cluster.Remove" {
+			cancel()
+		}
+	}
+	require.NoError(t, s.Remove(ctx, "acme", "hello"))
+	require.Empty(t, f.registered)
+	require.Len(t, f.removed, 1)
+}
+
+func TestRepair(t *testing.T) {
+	t.Parallel()
+	f := newFakes()
+	s := f.service()
+	for _, name := range []string{"current", "missing", "older", "reused"} {
+		fn := hello()
+		fn.Name = name
+		_, err := s.Create(t.Context(), "acme", fn)
+		require.NoError(t, err)
+	}
+	delete(f.registered, "acme/missing")
+	d := f.defs["acme/older"]
+	d.Revision = 4
+	f.defs["acme/older"] = d
+	f.ids["acme/reused"] = "that of one that was removed"
+	f.done = nil
+
+	require.NoError(t, s.Repair(t.Context()))
+	require.Equal(t, map[string]uint64{"acme/current": 1, "acme/missing": 1, "acme/older": 4, "acme/reused": 1}, f.registered)
+	require.Equal(t, f.defs["acme/reused"].ID, f.ids["acme/reused"])
+	count := func(operation string) (n int) {
+		for _, done := range f.done {
+			if done == operation {
+				n++
+			}
+		}
+		return n
+	}
+	require.Equal(t, 3, count("Cluster.Register"), "what is current is left alone")
+
+	f.done = nil
+	require.NoError(t, s.Repair(t.Context()))
+	require.Equal(t, []string{"Cluster.Registered"}, f.done)
+}
+
+func TestRepairLeavesConcurrentChangesAlone(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(f *fakes)
+		want   map[string]uint64
+	}{
+		"removed": {func(f *fakes) { clear(f.defs) }, map[string]uint64{}},
+		"updated": {func(f *fakes) {
+			d := f.defs["acme/hello"]
+			d.Revision = 2
+			f.defs["acme/hello"] = d
+		}, map[string]uint64{"acme/hello": 2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, s, _ := created(t)
+			clear(f.registered)
+			f.before = func(operation string) {
+				if operation == "Store.Get" { // All has been read
+					f.before = nil
+					c.change(f)
+				}
+			}
+			require.NoError(t, s.Repair(t.Context()))
+			require.Equal(t, c.want, f.registered)
+		})
+	}
+}
+
+func TestRepairOfADefinitionThatIsBehind(t *testing.T) {
+	t.Parallel()
+	f, s, _ := created(t)
+	f.cached = f.All()
+	timeout := 7
+	_, err := s.Update(t.Context(), "acme", "hello", api.FunctionUpdate{Timeout: &timeout})
+	require.NoError(t, err)
+	f.done = nil
+	require.NoError(t, s.Repair(t.Context()))
+	require.Equal(t, []string{"Cluster.Registered", "Store.Get"}, f.done, "the latest has its job")
+}
+
+func TestRepairFails(t *testing.T) {
+	t.Parallel()
+	for _, operation := range []string{"Cluster.Registered", "Store.Get", "Cluster.Register"} {
+		t.Run(operation, func(t *testing.T) {
+			t.Parallel()
+			f, s, _ := created(t)
+			clear(f.registered)
+			f.fail[operation] = errAway
+			requireCode(t, api.Unavailable, s.Repair(t.Context()))
+			delete(f.fail, operation)
+			require.NoError(t, s.Repair(t.Context()))
+			require.Equal(t, map[string]uint64{"acme/hello": 1}, f.registered)
+		})
+	}
+}
+
+func TestRepairGoesOnAfterOneThatIsRefused(t *testing.T) {
+	t.Parallel()
+	f := newFakes()
+	s := f.service()
+	for _, name := range []string{"a", "b", "c"} {
+		fn := hello()
+		fn.Name = name
+		_, err := s.Create(t.Context(), "acme", fn)
+		require.NoError(t, err)
+	}
+	clear(f.registered)
+	registrations := 0
+	f.before = func(operation string) {
+		if operation != "Cluster.Register" {
+			return
+		}
+		delete(f.fail, operation)
+		if registrations++; registrations == 1 {
+			f.fail[operation] = api.Errorf(api.Invalid, "no such size")
+		}
+	}
+	err := s.Repair(t.Context())
+	requireCode(t, api.Invalid, err)
+	require.ErrorContains(t, err, f.defs["acme/a"].ID)
+	require.Equal(t, map[string]uint64{"acme/b": 1, "acme/c": 1}, f.registered)
+}

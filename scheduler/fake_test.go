@@ -1,0 +1,493 @@
+package scheduler
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/funcd/funcd/api"
+)
+
+// fakeStore is Queue, Records and Messages in memory, for any number of schedulers. TestStores holds it to what calls.Store does.
+type fakeStore struct {
+	mu        sync.Mutex
+	queue     []*queued
+	accounts  []string
+	consumers []*fakeConsumer
+	records   map[string]fakeRecord
+	versions  uint64
+	outputs   map[string][]byte
+	offers    map[string][]*fakeOffer
+	waiters   map[string]map[chan struct{}]struct{}
+	events    []api.Event
+	// before, if set, is called ahead of each operation; its error is the operation's.
+	before func(operation string) error
+}
+
+type queued struct {
+	call     *api.Call
+	latest   *fakeDelivery // nil if it is not delivered
+	from     time.Time     // not to be delivered before
+	extended int
+}
+
+type fakeRecord struct {
+	rec     api.Record
+	version uint64
+}
+
+type fakeOffer struct {
+	mu   sync.Mutex
+	take func(context.Context, api.Allocation) (*api.Assignment, []byte, error)
+}
+
+func newFakeStore() *fakeStore {
+	return &fakeStore{
+		records: map[string]fakeRecord{},
+		outputs: map[string][]byte{},
+		offers:  map[string][]*fakeOffer{},
+		waiters: map[string]map[chan struct{}]struct{}{},
+	}
+}
+
+func key(function, call string) string { return function + "." + call }
+
+// begin locks the store for an operation. After an error it is not locked.
+func (f *fakeStore) begin(operation string) error {
+	f.mu.Lock()
+	before := f.before
+	f.mu.Unlock()
+	if before != nil {
+		if err := before(operation); err != nil {
+			return err
+		}
+	}
+	f.mu.Lock()
+	return nil
+}
+
+func (f *fakeStore) failing(before func(operation string) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.before = before
+}
+
+func (f *fakeStore) Enqueue(_ context.Context, call *api.Call) error {
+	if err := f.begin("Enqueue"); err != nil {
+		return err
+	}
+	defer f.mu.Unlock()
+	if !slices.Contains(f.accounts, call.Account) {
+		f.accounts = append(f.accounts, call.Account)
+	}
+	f.queue = append(f.queue, &queued{call: call})
+	f.wake()
+	return nil
+}
+
+func (f *fakeStore) find(call string) int {
+	return slices.IndexFunc(f.queue, func(q *queued) bool { return q.call.ID == call })
+}
+
+func (f *fakeStore) Queued(_ context.Context, account, function, call string) (*api.Call, error) {
+	if err := f.begin("Queued"); err != nil {
+		return nil, err
+	}
+	defer f.mu.Unlock()
+	if i := f.find(call); i >= 0 && f.queue[i].call.Account == account && f.queue[i].call.Function == function {
+		return f.queue[i].call, nil
+	}
+	return nil, api.Errorf(api.NotFound, "no such call: %s", call)
+}
+
+func (f *fakeStore) Accounts(context.Context) ([]string, error) {
+	if err := f.begin("Accounts"); err != nil {
+		return nil, err
+	}
+	defer f.mu.Unlock()
+	return slices.Clone(f.accounts), nil
+}
+
+type fakeConsumer struct {
+	account string
+	quota   int
+	deliver func(Delivery)
+	changed chan struct{}
+}
+
+func (f *fakeStore) wake() {
+	for _, c := range f.consumers {
+		select {
+		case c.changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (f *fakeStore) Consume(_ context.Context, account string, quota int, deliver func(Delivery)) (stop func(), err error) {
+	if err := f.begin("Consume"); err != nil {
+		return nil, err
+	}
+	defer f.mu.Unlock()
+	c := &fakeConsumer{account: account, quota: quota, deliver: deliver, changed: make(chan struct{}, 1)}
+	f.consumers = append(f.consumers, c)
+	stopping, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stopping:
+				return
+			default:
+			}
+			if d := f.next(c); d != nil {
+				deliver(d)
+				continue
+			}
+			select {
+			case <-stopping:
+				return
+			case <-c.changed:
+			}
+		}
+	}()
+	var once sync.Once
+	return func() {
+		once.Do(func() { close(stopping) })
+		<-stopped
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.consumers = slices.DeleteFunc(f.consumers, func(other *fakeConsumer) bool { return other == c })
+	}, nil
+}
+
+func (f *fakeStore) next(c *fakeConsumer) Delivery {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delivered := 0
+	for _, q := range f.queue {
+		if q.latest != nil && q.call.Account == c.account {
+			delivered++
+		}
+	}
+	for _, q := range f.queue {
+		if q.latest == nil && q.call.Account == c.account && !time.Now().Before(q.from) && delivered < c.quota {
+			q.latest = &fakeDelivery{f: f, q: q}
+			return q.latest
+		}
+	}
+	return nil
+}
+
+// redeliver delivers the call once more, as if its lease had ended.
+func (f *fakeStore) redeliver(call string) *fakeDelivery {
+	f.mu.Lock()
+	q, c := f.queue[f.find(call)], f.consumers[0]
+	d := &fakeDelivery{f: f, q: q}
+	q.latest = d
+	f.mu.Unlock()
+	c.deliver(d)
+	return d
+}
+
+type fakeDelivery struct {
+	f    *fakeStore
+	q    *queued
+	done bool
+}
+
+func (d *fakeDelivery) Call() *api.Call { return d.q.call }
+
+// Fresh is never so: nothing may depend on it but the cost of a second look.
+func (d *fakeDelivery) Fresh() bool { return false }
+
+func (d *fakeDelivery) Extend() error {
+	if err := d.f.begin("Extend"); err != nil {
+		return err
+	}
+	defer d.f.mu.Unlock()
+	d.q.extended++
+	return nil
+}
+
+func (d *fakeDelivery) Done(context.Context) error {
+	if err := d.f.begin("Done"); err != nil {
+		return err
+	}
+	defer d.f.mu.Unlock()
+	d.done = true
+	d.f.queue = slices.DeleteFunc(d.f.queue, func(q *queued) bool { return q == d.q })
+	d.f.wake()
+	return nil
+}
+
+func (d *fakeDelivery) Return(delay time.Duration) error {
+	if err := d.f.begin("Return"); err != nil {
+		return err
+	}
+	defer d.f.mu.Unlock()
+	d.q.latest, d.q.from = nil, time.Now().Add(delay)
+	d.f.wake()
+	if delay > 0 {
+		time.AfterFunc(delay, func() {
+			d.f.mu.Lock()
+			defer d.f.mu.Unlock()
+			d.f.wake()
+		})
+	}
+	return nil
+}
+
+func (f *fakeStore) Record(_ context.Context, function, call string) (api.Record, uint64, error) {
+	if err := f.begin("Record"); err != nil {
+		return api.Record{}, 0, err
+	}
+	defer f.mu.Unlock()
+	stored, ok := f.records[key(function, call)]
+	if !ok {
+		return api.Record{}, 0, api.Errorf(api.NotFound, "no such call: %s", call)
+	}
+	return stored.rec, stored.version, nil
+}
+
+func (f *fakeStore) SaveRecord(_ context.Context, rec api.Record, version uint64) (uint64, error) {
+	if err := f.begin("SaveRecord"); err != nil {
+		return 0, err
+	}
+	defer f.mu.Unlock()
+	k := key(rec.Function, rec.CallID)
+	if f.records[k].version != version {
+		return 0, api.Errorf(api.Conflict, "the record of the call has changed meanwhile")
+	}
+	f.versions++
+	f.records[k] = fakeRecord{rec, f.versions}
+	return f.versions, nil
+}
+
+func (f *fakeStore) SaveOutput(_ context.Context, function, call string, output []byte) error {
+	if err := f.begin("SaveOutput"); err != nil {
+		return err
+	}
+	defer f.mu.Unlock()
+	f.outputs[key(function, call)] = output
+	return nil
+}
+
+func (f *fakeStore) Output(_ context.Context, function, call string) ([]byte, error) {
+	if err := f.begin("Output"); err != nil {
+		return nil, err
+	}
+	defer f.mu.Unlock()
+	output, ok := f.outputs[key(function, call)]
+	if !ok {
+		return nil, api.Errorf(api.Expired, "the output of call %s has expired", call)
+	}
+	return output, nil
+}
+
+func (f *fakeStore) Forget(_ context.Context, rec api.Record) error {
+	if err := f.begin("Forget"); err != nil {
+		return err
+	}
+	defer f.mu.Unlock()
+	delete(f.records, key(rec.Function, rec.CallID))
+	delete(f.outputs, key(rec.Function, rec.CallID))
+	f.queue = slices.DeleteFunc(f.queue, func(q *queued) bool { return q.call.ID == rec.CallID })
+	f.wake()
+	return nil
+}
+
+func (f *fakeStore) Offer(call string, take func(context.Context, api.Allocation) (*api.Assignment, []byte, error)) (func(), error) {
+	if err := f.begin("Offer"); err != nil {
+		return nil, err
+	}
+	defer f.mu.Unlock()
+	offer := &fakeOffer{take: take}
+	f.offers[call] = append(f.offers[call], offer)
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.offers[call] = slices.DeleteFunc(f.offers[call], func(other *fakeOffer) bool { return other == offer })
+	}, nil
+}
+
+func (f *fakeStore) Take(ctx context.Context, call string, allocation api.Allocation) (*api.Assignment, []byte, error) {
+	if err := f.begin("Take"); err != nil {
+		return nil, nil, err
+	}
+	offers := slices.Clone(f.offers[call])
+	f.mu.Unlock()
+	if len(offers) == 0 {
+		return nil, nil, api.Errorf(api.NotFound, "no server offers call %s", call)
+	}
+	offers[0].mu.Lock()
+	defer offers[0].mu.Unlock()
+	return offers[0].take(ctx, allocation)
+}
+
+func (f *fakeStore) WaitEnd(function, call string) (<-chan struct{}, func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c, k := make(chan struct{}), key(function, call)
+	if f.waiters[k] == nil {
+		f.waiters[k] = map[chan struct{}]struct{}{}
+	}
+	f.waiters[k][c] = struct{}{}
+	return c, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.waiters[k], c)
+	}
+}
+
+func (f *fakeStore) NotifyEnd(function, call string) {
+	if f.begin("NotifyEnd") != nil {
+		return // the message is lost
+	}
+	defer f.mu.Unlock()
+	for c := range f.waiters[key(function, call)] {
+		close(c)
+	}
+	delete(f.waiters, key(function, call))
+}
+
+func (f *fakeStore) Log(_ context.Context, _ string, events ...api.Event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.events = append(f.events, events...)
+}
+
+// fakeCluster is a Cluster of which the test says what becomes of the jobs.
+type fakeCluster struct {
+	mu         sync.Mutex
+	dispatched []string // calls, also those that had a job
+	registered []string // functions
+	stopped    []string // jobs
+	slots      []string // jobs, in the order of their dispatch
+	watches    map[string][]chan api.JobStatus
+	status     map[string]api.JobStatus
+	// dispatch and register, if set, tell the error of the next dispatch or registration.
+	dispatch func(call string) error
+	register func() error
+}
+
+func newFakeCluster() *fakeCluster {
+	return &fakeCluster{watches: map[string][]chan api.JobStatus{}, status: map[string]api.JobStatus{}}
+}
+
+func (c *fakeCluster) Register(_ context.Context, d *api.Definition) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.registered = append(c.registered, d.ID)
+	if c.register != nil {
+		return c.register()
+	}
+	return nil
+}
+
+func (c *fakeCluster) Dispatch(ctx context.Context, account, name, call string) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dispatched = append(c.dispatched, call)
+	if ctx.Err() != nil {
+		return "", api.Wrap(api.Unavailable, ctx.Err(), "the cluster does not answer")
+	}
+	if c.dispatch != nil {
+		if err := c.dispatch(call); err != nil {
+			return "", err
+		}
+	}
+	return jobOf(account, name, call), nil
+}
+
+func (c *fakeCluster) DispatchSlot(_ context.Context, account, name string) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dispatch != nil {
+		if err := c.dispatch(""); err != nil {
+			return "", err
+		}
+	}
+	job := jobOf(account, name, "slot-"+strconv.Itoa(len(c.slots)))
+	c.slots = append(c.slots, job)
+	return job, nil
+}
+
+func (c *fakeCluster) Slots(context.Context) ([]api.Slot, error) { return nil, nil }
+
+func jobOf(account, name, call string) string {
+	return "func-" + account + "-" + name + "/dispatch-" + call
+}
+
+func (c *fakeCluster) Watch(_ context.Context, _ *api.Definition, job string) (<-chan api.JobStatus, func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := make(chan api.JobStatus, 1)
+	c.watches[job] = append(c.watches[job], w)
+	if status, ok := c.status[job]; ok {
+		w <- status
+	}
+	return w, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.watches[job] = slices.DeleteFunc(c.watches[job], func(other chan api.JobStatus) bool { return other == w })
+	}
+}
+
+// say tells those who watch the job of its status.
+func (c *fakeCluster) say(status api.JobStatus) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.status[status.Job] = status
+	for _, w := range c.watches[status.Job] {
+		select {
+		case <-w:
+		default:
+		}
+		w <- status
+	}
+}
+
+func (c *fakeCluster) Stop(_ context.Context, job string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopped = append(c.stopped, job)
+	return nil
+}
+
+// fakeFunctions knows one function.
+type fakeFunctions struct {
+	mu     sync.Mutex
+	d      api.Definition
+	err    error
+	before func() // called ahead of each question, if set
+}
+
+func (f *fakeFunctions) ByID(_ context.Context, account, name, id string) (api.Definition, error) {
+	if f.before != nil {
+		f.before()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return api.Definition{}, f.err
+	}
+	if account != f.d.Account || name != f.d.Function.Name || id != f.d.ID {
+		return api.Definition{}, api.Errorf(api.NotFound, "no such function")
+	}
+	return f.d, nil
+}
+
+func (f *fakeFunctions) All() []api.Definition {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return []api.Definition{f.d}
+}
+
+func (f *fakeFunctions) failing(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}

@@ -1,0 +1,102 @@
+package scheduler
+
+import (
+	"context"
+	"time"
+
+	"github.com/funcd/funcd/api"
+)
+
+// place finds the call a container: a slot that waits, or one that is started for it. started tells that one may have been started before.
+func (r *run) place(ctx context.Context, started bool) error {
+	use := api.Use{Account: r.call.Account, Name: r.call.Name, Function: r.call.Function}
+	if !started {
+		for {
+			slot, ok, err := r.claim(ctx)
+			if err != nil {
+				return err
+			}
+			if ok {
+				use.Job = slot.Job
+				r.s.cfg.Slots.SlotUsed(use)
+				return nil
+			}
+			if slot.Job == "" {
+				break
+			}
+		}
+	}
+	r.s.cfg.Slots.SlotUsed(use)
+	return r.dispatch(ctx)
+}
+
+// confirmTime is how long a slot that was handed a call may take to confirm it. One that has died does not.
+const confirmTime = time.Second
+
+// claim gives the call to a free slot. ok is false if the slot has not confirmed it, or, with an empty slot, if there is none.
+func (r *run) claim(ctx context.Context) (slot api.Slot, ok bool, err error) {
+	assignment := r.assignment()
+	assignment.Confirm = true
+	slot, err = r.s.cfg.Slots.ClaimSlot(ctx, r.function.Revision, assignment, r.call.Payload)
+	if api.CodeOf(err) == api.NotFound {
+		return api.Slot{}, false, nil
+	}
+	if err != nil {
+		return api.Slot{}, false, err
+	}
+	r.mu.Lock()
+	r.job, r.slot = slot.Job, true
+	r.mu.Unlock()
+	timer := time.NewTimer(confirmTime)
+	defer timer.Stop()
+	select {
+	case <-r.taken:
+		return slot, true, nil
+	case <-ctx.Done():
+		return slot, false, ctx.Err()
+	case <-timer.C:
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.rec.State == api.Running {
+		return slot, true, nil
+	}
+	r.log.Info("a slot did not confirm its call", "slot", slot.Job)
+	r.job, r.slot = "", false
+	return slot, false, nil
+}
+
+// dispatch starts the call's container, or finds the one that was started before a crash. While the cluster does not answer the call stays
+// pending and says so.
+func (r *run) dispatch(ctx context.Context) error {
+	const first, most = 200 * time.Millisecond, 5 * time.Second
+	registered := false
+	for wait := first; ; wait = min(2*wait, most) {
+		job, err := r.s.cfg.Cluster.Dispatch(ctx, r.function.Account, r.function.Function.Name, r.call.ID)
+		if api.CodeOf(err) == api.NotFound && !registered {
+			// The cluster has lost the function's job, or a server died before it was registered.
+			registered = true
+			if err = r.s.cfg.Cluster.Register(ctx, r.function); err == nil {
+				continue
+			}
+		}
+		if err == nil {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.job = job
+			return nil
+		}
+		if api.CodeOf(err) != api.Unavailable || ctx.Err() != nil {
+			return err
+		}
+		if err := r.pendingBecause(ctx, message(err)); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
