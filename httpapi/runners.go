@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net/http"
+	"regexp"
 	"strings"
 	"time"
 
@@ -43,6 +44,9 @@ func (s *Server) runnerNext(w http.ResponseWriter, r *http.Request) error {
 	return api.WriteFrame(w, assignment, payload)
 }
 
+// functionID is what a function's internal id may be. It becomes a part of subjects and keys, in which other characters have a meaning.
+var functionID = regexp.MustCompile(`^[0-9A-Za-z]{1,64}$`)
+
 // reportTime is how long a result may take to come: the runner sends it again after a failure.
 const reportTime = time.Minute
 
@@ -51,15 +55,14 @@ func (s *Server) runnerResult(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	deadline := http.NewResponseController(w)
-	_ = deadline.SetReadDeadline(time.Now().Add(reportTime))
-	defer func() { _ = deadline.SetReadDeadline(time.Time{}) }()
+	setReadDeadline(w, time.Now().Add(reportTime))
 	var result api.Result
 	output, err := api.ReadFrame(r.Body, &result, s.cfg.MaxOutput)
 	if err != nil {
 		return err
 	}
-	if !api.ValidUUID(result.CallID) || result.Function == "" || strings.ContainsAny(result.Function, ".*> \t\r\n") {
+	setReadDeadline(w, time.Time{})
+	if !api.ValidUUID(result.CallID) || !functionID.MatchString(result.Function) {
 		return api.Errorf(api.Invalid, "the result names no call")
 	}
 	// The runner may hang up as soon as it has sent all of it; it counts all the same.
