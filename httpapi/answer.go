@@ -63,11 +63,6 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, limit int) ([]
 	if r.ContentLength == 0 {
 		return nil, nil
 	}
-	deadline := http.NewResponseController(w)
-	// Not every listener can have one; those of an http.Server can.
-	_ = deadline.SetReadDeadline(time.Now().Add(s.cfg.BodyTime))
-	defer func() { _ = deadline.SetReadDeadline(time.Time{}) }()
-
 	reader := http.MaxBytesReader(w, r.Body, int64(limit))
 	var body []byte
 	var err error
@@ -84,7 +79,14 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, limit int) ([]
 	if err != nil {
 		return nil, api.Wrap(api.Invalid, err, "the body broke off or did not come in time")
 	}
+	// The call may take longer than its body, and its reader's end is known by reading.
+	setReadDeadline(w, time.Time{})
 	return body, nil
+}
+
+// setReadDeadline bounds what is read of the request. Not every listener can have it; those of an http.Server can.
+func setReadDeadline(w http.ResponseWriter, at time.Time) {
+	_ = http.NewResponseController(w).SetReadDeadline(at)
 }
 
 // boolean reads a query parameter the way the original's clients write it.

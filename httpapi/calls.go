@@ -144,7 +144,7 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) error {
 		return api.Errorf(api.Invalid, "callid: %.100q is not the id of a call", q.Call)
 	}
 	if strings.EqualFold(r.Header.Get("Upgrade"), "tcp") {
-		return s.logsUpgraded(w, d.ID, q)
+		return s.logsUpgraded(w, r, d.ID, q)
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	flusher := http.NewResponseController(w)
@@ -155,7 +155,7 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) error {
 	return s.copyEvents(r.Context(), d.ID, q, w, flusher.Flush)
 }
 
-func (s *Server) logsUpgraded(w http.ResponseWriter, function string, q api.EventQuery) error {
+func (s *Server) logsUpgraded(w http.ResponseWriter, r *http.Request, function string, q api.EventQuery) error {
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return fmt.Errorf("upgrading a connection: %w", err)
@@ -165,8 +165,8 @@ func (s *Server) logsUpgraded(w http.ResponseWriter, function string, q api.Even
 		"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"); err != nil {
 		return nil
 	}
-	// A hijacked connection has no context of its own: reading tells when the other side is gone. What it may send has no meaning.
-	ctx, cancel := context.WithCancel(context.Background())
+	// The context of a hijacked request ends with the server only: reading tells when the other side is gone. What it may send has no meaning.
+	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	reading := make(chan struct{})
 	go func() {

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"crypto/sha256"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -64,7 +65,7 @@ const refused = "the request is not signed by a valid access key"
 func (s *Server) authenticate(r *http.Request, body []byte) (string, error) {
 	header := r.Header.Get("Authorization")
 	if header == "" && s.cfg.UnsignedAccount != "" {
-		return s.cfg.UnsignedAccount, nil
+		return s.cfg.UnsignedAccount, checkLocal(r)
 	}
 	signature, err := api.ParseAuthorization(header)
 	if err != nil {
@@ -86,6 +87,20 @@ func (s *Server) authenticate(r *http.Request, body []byte) (string, error) {
 		return "", api.Errorf(api.Forbidden, "the access key may only call functions")
 	}
 	return credential.Account, nil
+}
+
+// checkLocal refuses what a browser on this machine sends for somebody else's page, which needs no signature either: by its Origin, and by
+// its Host, as any name can be made to resolve to a loopback address (DNS rebinding). The error is of code Forbidden.
+func checkLocal(r *http.Request) error {
+	host := r.Host
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	ip := net.ParseIP(strings.Trim(host, "[]"))
+	if host != "localhost" && (ip == nil || !ip.IsLoopback()) || new(http.CrossOriginProtection).Check(r) != nil {
+		return api.Errorf(api.Forbidden, "an unsigned request must be made to a loopback address, and not by another site's page")
+	}
+	return nil
 }
 
 func (s *Server) createFunction(w http.ResponseWriter, r *http.Request, account string, body []byte) error {

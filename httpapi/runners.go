@@ -83,15 +83,14 @@ func (s *Server) runnerResult(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	deadline := http.NewResponseController(w)
-	_ = deadline.SetReadDeadline(time.Now().Add(reportTime))
-	defer func() { _ = deadline.SetReadDeadline(time.Time{}) }()
+	setReadDeadline(w, time.Now().Add(reportTime))
 	var result api.Result
 	output, err := api.ReadFrame(r.Body, &result, s.cfg.MaxOutput)
 	if err != nil {
 		return err
 	}
-	if !api.ValidUUID(result.CallID) || result.Function == "" || strings.ContainsAny(result.Function, ".*> \t\r\n") {
+	setReadDeadline(w, time.Time{})
+	if !api.ValidUUID(result.CallID) || !api.ValidFunctionID(result.Function) {
 		return api.Errorf(api.Invalid, "the result names no call")
 	}
 	// The runner may hang up as soon as it has sent all of it; it counts all the same.

@@ -167,6 +167,10 @@ func (s *Server) route(router *mux.Router, h handler, path string, methods ...st
 func (s *Server) answered(route string, h handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
+		if r.ContentLength != 0 {
+			// Also of a body that no handler reads: the http.Server does, before it answers.
+			setReadDeadline(w, start.Add(s.cfg.BodyTime))
+		}
 		err := h(w, r)
 		if err != nil {
 			writeError(w, r, err)

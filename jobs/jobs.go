@@ -238,9 +238,14 @@ func task(d *api.Definition, size Size, o Options) *nomad.Task {
 	return task
 }
 
-// describe is what the Nomad UI shows on top of the job's page. The environment is not in it: it may hold secrets.
+// maxDescription is what Nomad takes (MaxDescriptionCharacters in its structs.go, which counts bytes). A longer one would be refused with
+// the whole job.
+const maxDescription = 1000
+
+// describe is what the Nomad UI shows on top of the job's page. The command and the environment are not in it: they may hold secrets.
 func describe(d *api.Definition) string {
 	f := &d.Function
-	return fmt.Sprintf("Function **%s** of account **%s**, run by funcd.\n\n`%s` in image `%s` (`%s`), size %s, timeout %d s.",
-		f.Name, d.Account, strings.ReplaceAll(strings.Join(d.Command(), " "), "`", "'"), f.Config.Image, d.Image.Ref, f.ContainerSize, f.Timeout)
+	text := fmt.Sprintf("Function **%s** of account **%s**, run by funcd.\n\nImage `%s` (`%s`), size %s, timeout %d s.",
+		f.Name, d.Account, f.Config.Image, d.Image.Ref, f.ContainerSize, f.Timeout)
+	return text[:min(len(text), maxDescription)]
 }

@@ -87,7 +87,7 @@ func (c *Client) write(ctx context.Context) (*nomad.WriteOptions, context.Cancel
 	return (&nomad.WriteOptions{}).WithContext(ctx), cancel
 }
 
-// translate makes an *api.Error of an error of Nomad's client: NotFound, Invalid or Forbidden where Nomad said so, else Unavailable.
+// translate makes an *api.Error of an error of Nomad's client: NotFound or Invalid where Nomad said so, else Unavailable.
 func translate(err error, doing string) error {
 	if err == nil {
 		return nil

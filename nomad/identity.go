@@ -14,9 +14,12 @@ import (
 
 // identities checks workload identities with the keys that Nomad publishes.
 type identities struct {
-	mu    sync.Mutex
-	keys  jose.JSONWebKeySet
-	asked time.Time
+	mu   sync.Mutex // guards keys alone: who has a known key never waits for Nomad
+	keys jose.JSONWebKeySet
+
+	asking sync.Mutex // held while Nomad is asked
+	asked  time.Time
+	failed error // the last answer, if it was none
 }
 
 // keysInterval is how often the keys are asked for at most. Nomad publishes a new key before it signs with it; this bounds what tokens
@@ -67,16 +70,41 @@ func (c *Client) namespace() string {
 // keysFor returns the keys with this id among them, if Nomad has it.
 func (c *Client) keysFor(ctx context.Context, id string) (*jose.JSONWebKeySet, error) {
 	i := &c.identity
+	if keys := i.known(); len(keys.Key(id)) > 0 {
+		return keys, nil
+	}
+	i.asking.Lock()
+	defer i.asking.Unlock()
+	keys := i.known()
+	if len(keys.Key(id)) > 0 {
+		return keys, nil
+	}
+	if time.Since(i.asked) < keysInterval {
+		return keys, i.failed
+	}
+	q, cancel := c.query(ctx)
+	defer cancel()
+	var latest jose.JSONWebKeySet
+	_, err := c.nomad.Raw().Query("/.well-known/jwks.json", &latest, q)
+	if err != nil {
+		err = api.Wrap(api.Unavailable, err, "Nomad does not answer")
+	}
+	if ctx.Err() != nil {
+		return nil, err // it says nothing about Nomad
+	}
+	// Those who waited meanwhile get the same answer, good or bad, in place of each waiting for its own.
+	i.asked, i.failed = time.Now(), err
+	if err != nil {
+		return nil, err
+	}
+	i.mu.Lock()
+	i.keys = latest
+	i.mu.Unlock()
+	return &latest, nil
+}
+
+func (i *identities) known() *jose.JSONWebKeySet {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if len(i.keys.Key(id)) == 0 && time.Since(i.asked) >= keysInterval {
-		q, cancel := c.query(ctx)
-		defer cancel()
-		var keys jose.JSONWebKeySet
-		if _, err := c.nomad.Raw().Query("/.well-known/jwks.json", &keys, q); err != nil {
-			return nil, api.Wrap(api.Unavailable, err, "Nomad does not answer")
-		}
-		i.keys, i.asked = keys, time.Now()
-	}
-	return &jose.JSONWebKeySet{Keys: i.keys.Keys}, nil
+	return &jose.JSONWebKeySet{Keys: i.keys.Keys}
 }

@@ -13,13 +13,21 @@ import (
 	"github.com/funcd/funcd/jobs"
 )
 
-// applyEvaluation notes why Nomad has no place for the job, as long as it has none.
+// deregistered is the TriggeredBy of an evaluation of a job that was stopped or purged. Nomad's client has no name for it.
+const deregistered = "job-deregister"
+
+// applyEvaluation notes why Nomad has no place for the job, as long as it has none, or that it will never have one.
 func applyEvaluation(s *api.JobStatus, eval *nomad.Evaluation) {
 	metric := eval.FailedTGAllocs[jobs.GroupName]
-	if s.Allocation != "" || metric == nil {
+	switch {
+	case s.Allocation != "" || s.Ended:
 		return
+	case eval.TriggeredBy == deregistered:
+		s.Ended, s.Waiting = true, ""
+		s.Code, s.Message = api.CallFailed, "the call was stopped in Nomad before it had a container"
+	case metric != nil:
+		s.Waiting = noPlace(metric)
 	}
-	s.Waiting = noPlace(metric)
 }
 
 // noPlace says in a sentence what `nomad job status` says in a list.
@@ -63,8 +71,9 @@ func applyAllocation(s *api.JobStatus, a *nomad.AllocationListStub, image string
 
 // Parts of the docker driver's error messages. It has no codes.
 var (
+	// An image that is known by its id alone is pulled only where it is missing, and no registry has it, whether one answers or not.
 	imageMissing = regexp.MustCompile(`(?i)no such image|failed to find docker image|manifest unknown|manifest for .* not found|` +
-		`repository .* not found|pull access denied|repository does not exist|name unknown`)
+		`repository .* not found|pull access denied|repository does not exist|name unknown|` + "failed to pull `sha256:")
 	pullFailed = regexp.MustCompile("(?i)failed to pull `|error pulling|image pull")
 )
 
@@ -74,6 +83,7 @@ func ending(task *nomad.TaskState, image string) (api.Code, string) {
 	if task == nil {
 		return api.CallFailed, "the container was never started"
 	}
+	stopped := slices.ContainsFunc(task.Events, func(e *nomad.TaskEvent) bool { return e.Type == nomad.TaskKilling })
 	// The last event that gives a reason is the one that counts; what follows it only says that there will be no restart.
 	for _, e := range slices.Backward(task.Events) {
 		text := firstOf(e.DriverError, e.SetupError, e.DownloadError, e.ValidationError, e.DisplayMessage, e.Message)
@@ -92,6 +102,7 @@ func ending(task *nomad.TaskState, image string) (api.Code, string) {
 			switch {
 			case e.Details["oom_killed"] == "true":
 				return api.CallFailed, "out of memory"
+			case stopped: // the status is that of being stopped
 			case e.Signal != 0:
 				return api.CallFailed, fmt.Sprintf("the container was killed by signal %d", e.Signal)
 			case e.ExitCode != 0:

@@ -3,7 +3,6 @@ package nomad
 import (
 	"context"
 	"errors"
-	"math"
 	"math/rand/v2"
 	"time"
 
@@ -17,7 +16,8 @@ type watch struct {
 	image  string
 	c      chan api.JobStatus // holds the latest status that was not read
 	status api.JobStatus
-	index  uint64 // Nomad's index of what status says
+	// Nomad's indexes of what status says, one for each kind: an evaluation that is newer does not make an allocation old.
+	allocation, evaluation uint64
 }
 
 // Watch tells what becomes of the job of a call of the function: its status now, if Nomad answers, and each change. Only the latest
@@ -136,11 +136,11 @@ func (c *Client) event(e *nomad.Event) {
 	switch e.Topic {
 	case nomad.TopicAllocation:
 		if alloc, err := e.Allocation(); err == nil && alloc != nil {
-			c.update(alloc.JobID, alloc.ModifyIndex, func(s *api.JobStatus, image string) { applyAllocation(s, alloc.Stub(), image) })
+			c.updateAllocation(alloc.JobID, alloc.Stub())
 		}
 	case nomad.TopicEvaluation:
 		if eval, err := e.Evaluation(); err == nil && eval != nil {
-			c.update(eval.JobID, eval.ModifyIndex, func(s *api.JobStatus, _ string) { applyEvaluation(s, eval) })
+			c.updateEvaluation(eval.JobID, eval)
 		}
 	}
 }
@@ -160,12 +160,12 @@ func (c *Client) refresh(ctx context.Context, job string) error {
 				latest = a
 			}
 		}
-		c.update(job, latest.ModifyIndex, func(s *api.JobStatus, image string) { applyAllocation(s, latest, image) })
+		c.updateAllocation(job, latest)
 		return nil
 	}
 	if _, _, err := c.nomad.Jobs().Info(job, q); api.CodeOf(translate(err, "asking for a call's job")) == api.NotFound {
-		c.update(job, math.MaxUint64, func(s *api.JobStatus, _ string) {
-			s.Ended, s.Code, s.Message = true, api.CallFailed, "the call's job was removed from Nomad"
+		c.update(job, func(w *watch) {
+			w.status.Ended, w.status.Code, w.status.Message = true, api.CallFailed, "the call's job was removed from Nomad"
 		})
 		return nil
 	}
@@ -174,22 +174,36 @@ func (c *Client) refresh(ctx context.Context, job string) error {
 		return translate(err, "asking for a call's evaluation")
 	}
 	for _, eval := range evals {
-		c.update(job, eval.ModifyIndex, func(s *api.JobStatus, _ string) { applyEvaluation(s, eval) })
+		c.updateEvaluation(job, eval)
 	}
 	return nil
 }
 
+func (c *Client) updateAllocation(job string, alloc *nomad.AllocationListStub) {
+	c.update(job, func(w *watch) {
+		if alloc.ModifyIndex >= w.allocation { // else an answer that was overtaken by an event
+			w.allocation = alloc.ModifyIndex
+			applyAllocation(&w.status, alloc, w.image)
+		}
+	})
+}
+
+func (c *Client) updateEvaluation(job string, eval *nomad.Evaluation) {
+	c.update(job, func(w *watch) {
+		if eval.ModifyIndex >= w.evaluation {
+			w.evaluation = eval.ModifyIndex
+			applyEvaluation(&w.status, eval)
+		}
+	})
+}
+
 // update changes the status of a watched job and passes it on if it says anything new.
-func (c *Client) update(job string, index uint64, change func(s *api.JobStatus, image string)) {
+func (c *Client) update(job string, change func(w *watch)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for w := range c.watches[job] {
-		if index < w.index {
-			continue // an answer that was overtaken by an event
-		}
-		w.index = index
 		before := w.status
-		change(&w.status, w.image)
+		change(w)
 		if w.status == before {
 			continue
 		}

@@ -174,6 +174,8 @@ func (p *process) wait(a *api.Assignment, signals <-chan os.Signal) (timedOut, s
 			switch {
 			case s == unix.SIGCHLD:
 				reap(p.cmd.Process.Pid)
+			case s == unix.SIGPIPE:
+				// The runner's own: nobody reads the container's log any more. Without its Notify the Go runtime would end the runner.
 			default:
 				stopped = stopped || ends(s)
 				_ = p.cmd.Process.Signal(s)

@@ -29,7 +29,7 @@ func run() int {
 
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
-	signal.Reset(unix.SIGURG, unix.SIGPIPE) // the Go runtime's own
+	signal.Reset(unix.SIGURG) // the Go runtime's own
 
 	cfg, err := runner.FromEnv(os.Environ())
 	if err != nil {

@@ -236,6 +236,9 @@ func (s *settings) checkRunner() error {
 		if r.Address == "" {
 			return errors.New(`runner.address: is required with mode "http": where containers reach this server, such as "http://10.0.0.5:3862"`)
 		}
+		if !strings.HasPrefix(r.Address, "http://") && !strings.HasPrefix(r.Address, "https://") {
+			return fmt.Errorf("runner.address: %q must begin with http:// or https://", r.Address)
+		}
 	default:
 		return fmt.Errorf("runner.mode: %q must be socket or http", r.Mode)
 	}

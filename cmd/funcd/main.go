@@ -59,13 +59,16 @@ Start with:  funcd agent --dev`,
 	root.SetErr(std.err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(agentCommand(std, getenv), versionCommand(std))
+	// What fails before a command has begun is the command line: an unknown command, or an argument too many.
+	begun := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
 	}
 	fmt.Fprintln(std.err, "funcd:", err)
 	var usage usageError
-	if errors.As(err, &usage) {
+	if errors.As(err, &usage) || !begun {
 		return exitUsage
 	}
 	return exitError

@@ -48,6 +48,10 @@ func prepareRunner(s *settings) (*preparedRunner, error) {
 	if err := os.WriteFile(temporary, program, 0o755); err != nil {
 		return nil, err
 	}
+	// A umask takes away what others need.
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(temporary, 0o755)); err != nil {
+		return nil, err
+	}
 	if err := os.Rename(temporary, filepath.Join(dir, jobs.RunnerFile)); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,221 @@
+//go:build integration
+
+package test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/funcd/funcd/api"
+)
+
+// nodeConfig is a Nomad client beside dev's own, in a node pool of its own so that no other test's call comes to it.
+const nodeConfig = `
+name                 = %[1]q
+data_dir             = %[2]q
+bind_addr            = "127.0.0.1"
+disable_update_check = true
+
+ports {
+  http = %[3]s
+  rpc  = %[4]s
+  serf = %[5]s
+}
+
+advertise {
+  http = "127.0.0.1"
+  rpc  = "127.0.0.1"
+  serf = "127.0.0.1"
+}
+
+consul {
+  address          = %[6]q
+  auto_advertise   = false
+  client_auto_join = false
+}
+
+client {
+  enabled   = true
+  node_pool = %[1]q
+  servers   = [%[7]q]
+  options = {
+    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
+  }
+}
+
+plugin "docker" {
+  config {
+    volumes {
+      enabled = true
+    }
+    gc {
+      image = false
+      dangling_containers {
+        enabled = false
+      }
+    }
+  }
+}
+`
+
+// startNode starts a Nomad client of dev's Nomad, in the node pool of its name, and returns when a job can run on it. kill ends it with
+// SIGKILL, as a machine that loses its power ends, and what it had running beside the containers.
+func startNode(t *testing.T, name string) (kill func()) {
+	t.Helper()
+	rpc := regexp.MustCompile(`(?m)^\s*rpc\s*=\s*([0-9]+)`).FindStringSubmatch(readFile(t, filepath.Join(dev.data(), "nomad-dev.hcl")))
+	require.NotNil(t, rpc, "the port of Nomad's servers")
+	free, err := freePorts(3)
+	require.NoError(t, err)
+	dir := filepath.Join(root, name+"-node")
+	require.NoError(t, os.MkdirAll(dir, 0o700))
+	file := filepath.Join(dir, "nomad.hcl")
+	config := fmt.Sprintf(nodeConfig, name, filepath.Join(dir, "data"), free[0], free[1], free[2], dev.consul, "127.0.0.1:"+rpc[1])
+	require.NoError(t, os.WriteFile(file, []byte(config), 0o600))
+	output, err := os.Create(filepath.Join(dir, "nomad.log"))
+	require.NoError(t, err)
+	defer output.Close()
+	program, err := tool("nomad")
+	require.NoError(t, err)
+	cmd := exec.Command(program, "agent", "-config", file)
+	cmd.Env = funcd(dev.options).Env
+	cmd.Stdout, cmd.Stderr = output, output
+	require.NoError(t, cmd.Start())
+	kill = func() {
+		if cmd.ProcessState != nil {
+			return
+		}
+		children := childrenOf(cmd.Process.Pid)
+		if err := cmd.Process.Kill(); err != nil {
+			t.Error(err)
+		}
+		_ = cmd.Wait()
+		for _, pid := range children {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	t.Cleanup(func() {
+		kill()
+		if t.Failed() {
+			t.Log(readFile(t, output.Name()))
+		}
+		// A node that was not stopped leaves its tasks' secrets mounted.
+		mounts := readFile(t, "/proc/self/mounts")
+		for line := range strings.Lines(mounts) {
+			if at := strings.Fields(line)[1]; strings.HasPrefix(at, dir+"/") {
+				if err := syscall.Unmount(at, syscall.MNT_DETACH); err != nil {
+					t.Errorf("unmounting %s: %v", at, err)
+				}
+			}
+		}
+	})
+	eventually(t, "the second node", func() bool {
+		var nodes []struct {
+			Name, Status string
+			Drivers      map[string]struct{ Healthy bool }
+		}
+		dev.nomadGet(t, "/v1/nodes", &nodes)
+		for _, node := range nodes {
+			if node.Name == name && node.Status == "ready" && node.Drivers["docker"].Healthy {
+				return true
+			}
+		}
+		return false
+	})
+	return kill
+}
+
+func TestCallOfALostNodeFails(t *testing.T) {
+	t.Parallel()
+	kill := startNode(t, "lost")
+	o := beside("lost")
+	o.config += "log_level = \"debug\"\nnomad {\n  node_pool = \"lost\"\n}\n"
+	own := startOwn(t, "lost", o)
+	f := own.create(t, program("funcd/sleep", "600"))
+	call := f.call(t, "")
+	f.eventsOf(t, call, api.Running)
+	container := containerOf(t, f.allocationOf(t, call).ID)
+	t.Cleanup(func() {
+		if out, err := exec.Command("docker", "rm", "--force", container).CombinedOutput(); err != nil {
+			t.Errorf("a container is left: %s", out)
+		}
+	})
+	kill()
+	failed := last(f.eventsOf(t, call, api.Failed))
+	require.Contains(t, failed.Message, "node lost")
+
+	// The container runs on, as one on a node that is only cut off does. What it reports comes too late.
+	refused := regexp.MustCompile(`route=/runner/v1/result .*code=expired`)
+	require.NotRegexp(t, refused, readFile(t, own.logFile))
+	docker(t, "", "kill", "--signal", "TERM", container)
+	require.Equal(t, "143\n", docker(t, "", "wait", container))
+	require.Regexp(t, refused, readFile(t, own.logFile))
+	out := f.wait(t, call)
+	require.Equal(t, http.StatusInternalServerError, out.status)
+	require.Equal(t, failed.Message+"\n", out.body)
+	require.Equal(t, []string{"CALL", "PENDING", "RUNNING", "FAILED"}, kinds(f.events(t, "?callid="+call)))
+}
+
+// TestRunnerIsDownloaded runs funcd as on a cluster: of a configuration file only, with signed requests, and with containers that reach it
+// over the network.
+func TestRunnerIsDownloaded(t *testing.T) {
+	t.Parallel()
+	bridge, err := net.InterfaceByName("docker0")
+	require.NoError(t, err, "Docker's bridge")
+	addresses, err := bridge.Addrs()
+	require.NoError(t, err)
+	require.NotEmpty(t, addresses)
+	free, err := net.Listen("tcp", net.JoinHostPort(addresses[0].(*net.IPNet).IP.String(), "0"))
+	require.NoError(t, err)
+	address := free.Addr().String()
+	require.NoError(t, free.Close())
+
+	const key, secret = "AKTEST", "a secret of the tests"
+	credential, err := json.Marshal(api.Credential{AccessKey: key, Secret: secret, Account: "team"})
+	require.NoError(t, err)
+	put := request(t, http.MethodPut, "http://"+dev.consul+"/v1/kv/download/credentials/"+key, string(credential))
+	require.Equal(t, "true\n", put.body+"\n")
+
+	o := beside("download")
+	o.http, o.noDev = address, true
+	o.config += fmt.Sprintf("runner {\n  mode    = \"http\"\n  address = %q\n}\nnomad {\n  address = %q\n}\n", "http://"+address, dev.nomad)
+	own := startOwn(t, "download", o)
+	require.Equal(t, http.StatusUnauthorized, own.request(t, http.MethodGet, "/funcs", "").status, "nothing is accepted unsigned")
+	_, err = own.Functions(t.Context(), nil)
+	require.Equal(t, api.Unauthorized, api.CodeOf(err))
+	for _, wrong := range []api.ClientConfig{{AccessKey: key, SecretKey: "another"}, {AccessKey: "AKNONE", SecretKey: secret}} {
+		wrong.Address, wrong.HTTPClient = own.url, client
+		c, err := api.NewClient(wrong)
+		require.NoError(t, err)
+		_, err = c.Functions(t.Context(), nil)
+		require.Equal(t, api.Unauthorized, api.CodeOf(err), wrong.AccessKey)
+	}
+	own.Client, err = api.NewClient(api.ClientConfig{Address: own.url, AccessKey: key, SecretKey: secret, HTTPClient: client})
+	require.NoError(t, err)
+
+	f := own.create(t, program("funcd/upper"))
+	out := f.sync(t, "through the network")
+	require.Equal(t, http.StatusOK, out.status, out.body)
+	require.Equal(t, "THROUGH THE NETWORK", out.body)
+	e := environmentOf(t, own.create(t, program("funcd/env")).sync(t, ""))
+	require.Equal(t, "/srv", e.Dir)
+	require.Equal(t, []int{1000, 1000}, []int{e.UID, e.GID}, "the runner can be executed by any user")
+
+	var registered job
+	dev.nomadGet(t, jobOf("func-team-"+f.Name), &registered)
+	require.NotContains(t, readFile(t, own.logFile), secret)
+	require.NoError(t, own.RemoveFunction(t.Context(), f.Name))
+	functions, err := own.Functions(t.Context(), nil)
+	require.NoError(t, err)
+	require.Len(t, functions, 1)
+}

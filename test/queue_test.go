@@ -1,0 +1,157 @@
+//go:build integration
+
+package test
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/funcd/funcd/api"
+)
+
+// TestQuotaBoundsTheCallsAtOnce has a funcd of its own, so that no other test draws on its quota.
+func TestQuotaBoundsTheCallsAtOnce(t *testing.T) {
+	t.Parallel()
+	const quota, calls = 10, 12
+	own := startOwn(t, "quota", beside("quota"))
+	f := own.create(t, program("funcd/sleep", "2"))
+	ids := make([]string, calls)
+	for i := range ids {
+		ids[i] = f.call(t, "")
+	}
+	ended := func() (n int) {
+		for _, e := range f.events(t, "") {
+			if api.State(e.Event).Ended() {
+				n++
+			}
+		}
+		return n
+	}
+	most := 0
+	for now := 0; now < calls; {
+		// What has ended is counted last: a call can only have taken the place of one that has.
+		dispatched := len(f.children(t))
+		now = ended()
+		require.LessOrEqual(t, dispatched, quota+now)
+		most = max(most, dispatched-now)
+	}
+	require.Equal(t, quota, most, "the quota is used")
+
+	for _, id := range ids {
+		out := f.wait(t, id)
+		require.Equal(t, http.StatusOK, out.status, out.body)
+	}
+	running, together := 0, 0
+	for _, e := range f.events(t, "") {
+		switch e.Event {
+		case string(api.Running):
+			running++
+		case string(api.Finished):
+			running--
+		}
+		together = max(together, running)
+	}
+	require.LessOrEqual(t, together, quota)
+	require.Len(t, f.children(t), calls)
+}
+
+func TestCallsStartInTheOrderOfTheirArrival(t *testing.T) {
+	t.Parallel()
+	o := beside("order")
+	o.config += "quota = 1\n"
+	own := startOwn(t, "order", o)
+	a, b := own.create(t, program("funcd/upper")), own.create(t, program("funcd/hello"))
+	var want, started []string
+	for range 3 {
+		want = append(want, a.call(t, "x"), b.call(t, ""))
+	}
+	events := []api.Event{}
+	for i, id := range want {
+		f := []*function{a, b}[i%2]
+		out := f.wait(t, id)
+		require.Equal(t, http.StatusOK, out.status, out.body)
+		events = append(events, f.eventsOf(t, id, api.Finished)...)
+	}
+	slices.SortStableFunc(events, func(a, b api.Event) int { return a.Time.Compare(b.Time.Time) })
+	running := ""
+	for _, e := range events {
+		switch e.Event {
+		case string(api.Running):
+			require.Empty(t, running, "one at a time")
+			running = e.CallID
+			started = append(started, e.CallID)
+		case string(api.Finished):
+			require.Equal(t, running, e.CallID)
+			running = ""
+		}
+	}
+	require.Equal(t, want, started)
+}
+
+func TestFullQueueRefusesAndLosesNothing(t *testing.T) {
+	t.Parallel()
+	o := beside("full")
+	o.config += "quota = 1\nlimits {\n  queued_calls = 2\n}\n"
+	own := startOwn(t, "full", o)
+	f := own.create(t, program("funcd/sleep", "1"))
+	first, second := f.call(t, ""), f.call(t, "")
+	refused := own.request(t, http.MethodPost, f.path("call"), "")
+	require.Equal(t, http.StatusServiceUnavailable, refused.status)
+	require.Contains(t, refused.body, "the queue is full")
+	for _, id := range []string{first, second} {
+		require.Equal(t, http.StatusOK, f.wait(t, id).status)
+	}
+	require.Equal(t, http.StatusOK, f.sync(t, "").status, "there is room again")
+}
+
+// TestCallsSurviveTheEndOfFuncd ends funcd while calls run and wait, and starts it again when those that ran have come to their end.
+func TestCallsSurviveTheEndOfFuncd(t *testing.T) {
+	t.Parallel()
+	for name, signal := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "stopped": syscall.SIGTERM} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const quota, calls = 2, 5
+			o := beside(name)
+			o.config += "quota = 2\n"
+			own := startOwn(t, name, o)
+			f := own.create(t, program("funcd/sleep", "3"))
+			f.Timeout = 60
+			ids := make([]string, calls)
+			for i := range ids {
+				ids[i] = f.call(t, "")
+			}
+			containers := make([]string, quota)
+			for i, id := range ids[:quota] {
+				f.eventsOf(t, id, api.Running)
+				containers[i] = containerOf(t, f.allocationOf(t, id).ID)
+			}
+			if signal == syscall.SIGKILL {
+				require.NoError(t, own.kill())
+			} else {
+				require.NoError(t, own.stop(signal))
+			}
+			for _, container := range containers {
+				eventually(t, "the end of a function without funcd", func() bool {
+					return strings.Contains(docker(t, "", "logs", container), "slept for 3 seconds")
+				})
+				require.Equal(t, "true\n", docker(t, "", "inspect", "--format", "{{.State.Running}}", container), "its result waits for funcd")
+			}
+			require.Len(t, f.children(t), quota)
+
+			f.on = startOwn(t, name, o)
+			for _, id := range ids {
+				out := f.wait(t, id)
+				require.Equal(t, http.StatusOK, out.status, out.body)
+				require.Equal(t, "slept for 3 seconds\n", out.body)
+				require.Equal(t, []string{"CALL", "PENDING", "RUNNING", "FINISHED"}, kinds(f.eventsOf(t, id, api.Finished)), "it ran once")
+				require.Equal(t, http.StatusNotFound, f.output(t, id).status)
+			}
+			require.Len(t, f.children(t), calls, "one job for each call")
+		})
+	}
+}
