@@ -59,7 +59,7 @@ func TestTakeIsToldWhyNot(t *testing.T) {
 		"forbidden":    {api.Errorf(api.Forbidden, "ü\nsecond line"), api.Forbidden, "ü\nsecond line"},
 		"not found":    {api.Errorf(api.NotFound, "no such call"), api.NotFound, "no such call"},
 		"unavailable":  {api.Errorf(api.Unavailable, "away"), api.Unavailable, "away"},
-		"of no code":   {errors.New("a fault"), api.Internal, "a fault"},
+		"of no code":   {errors.New("a fault"), api.Internal, "internal error"},
 		"an empty one": {api.Errorf(api.Expired, ""), api.Expired, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

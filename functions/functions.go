@@ -175,7 +175,7 @@ func (s *Service) Remove(ctx context.Context, account, name string) error {
 	if err := s.cfg.Store.Delete(ctx, account, name, d.ID); err != nil {
 		return err
 	}
-	// It is gone for its callers. What is left of it is cleared away as far as its places answer, else by the next Repair.
+	// It is gone for its callers. What is left of it is cleared away as far as its places answer; what is not is logged.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
 	if err := s.cfg.Cluster.Remove(ctx, account, name); err != nil {

@@ -120,8 +120,8 @@ func KillTimeout(f *api.Function, most time.Duration) time.Duration {
 	return min(time.Duration(f.Timeout)*time.Second, most)
 }
 
-// Validate tells what is wrong with the options, naming the first wrong one.
-func (o *Options) Validate() error {
+// ValidateSizes tells what is wrong with the sizes, naming the first wrong one.
+func (o *Options) ValidateSizes() error {
 	for _, name := range api.Sizes {
 		size, ok := o.Sizes[name]
 		switch {
@@ -134,6 +134,14 @@ func (o *Options) Validate() error {
 		case size.CPU != 0 && size.Cores != 0:
 			return fmt.Errorf("size %s: cpu and cores exclude each other", name)
 		}
+	}
+	return nil
+}
+
+// Validate tells what is wrong with the options, naming the first wrong one.
+func (o *Options) Validate() error {
+	if err := o.ValidateSizes(); err != nil {
+		return err
 	}
 	if (o.Runner.SocketDir == "") == (o.Runner.URL == "") {
 		return errors.New("runner: exactly one of a socket directory and a URL must be set")

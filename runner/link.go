@@ -18,6 +18,9 @@ import (
 // maxPayload is over any payload that a funcd server takes; its own limit is the one that matters.
 const maxPayload = 64 << 20
 
+// answerTime is how long funcd may take to begin an answer. It holds a request for a call for half as long.
+const answerTime = time.Minute
+
 // link is the runner's side of the endpoints that api/runner.go names.
 type link struct {
 	cfg    Config
@@ -27,7 +30,7 @@ type link struct {
 
 func newLink(cfg Config) (*link, error) {
 	l := &link{cfg: cfg, base: strings.TrimSuffix(cfg.Address, "/")}
-	transport := &http.Transport{MaxIdleConns: 1, IdleConnTimeout: 90 * time.Second, DisableCompression: true}
+	transport := &http.Transport{MaxIdleConns: 1, IdleConnTimeout: 90 * time.Second, DisableCompression: true, ResponseHeaderTimeout: answerTime}
 	if path, ok := strings.CutPrefix(cfg.Address, "unix://"); ok {
 		l.base = "http://funcd"
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -99,4 +99,3 @@ func (r *run) dispatch(ctx context.Context) error {
 		}
 	}
 }
-

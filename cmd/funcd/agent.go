@@ -80,9 +80,9 @@ func serve(ctx context.Context, s *settings, dev bool, getenv func(string) strin
 		return err
 	}
 	defer release()
+	var stack *devStack
 	if dev {
-		stack, err := startDevStack(ctx, s, getenv, log)
-		if err != nil {
+		if stack, err = startDevStack(ctx, s, getenv, log); err != nil {
 			return err
 		}
 		defer stack.Stop()
@@ -92,6 +92,10 @@ func serve(ctx context.Context, s *settings, dev bool, getenv func(string) strin
 		return err
 	}
 	defer a.Stop()
+	if dev {
+		// A dev Nomad ends the containers with itself, and those that run a call can still say so.
+		a.beforeRunners = stack.Stop
+	}
 	if err := a.Start(ctx); err != nil {
 		return err
 	}
@@ -147,20 +151,19 @@ type agent struct {
 
 	background context.Context // of what follows Consul and Nomad
 	cancel     context.CancelFunc
-	requests   context.Context // of the requests that are being answered
-	hangUp     context.CancelCauseFunc
 	running    sync.WaitGroup
-	servers    []*http.Server
-	listener   net.Listener
-	failed     chan error // a server that ended by itself
-	stopping   sync.Once
+	api        *server
+	runners    *server // nil where containers reach the API's listener
+	// beforeRunners is called by Stop before the containers' socket is closed.
+	beforeRunners func()
+	failed        chan error // a server that ended by itself
+	stopping      sync.Once
 }
 
 // newAgent joins the parts. It starts nothing.
 func newAgent(s *settings, dev bool, log *slog.Logger) (*agent, error) {
 	a := &agent{settings: s, dev: dev, log: log, failed: make(chan error, 2)}
 	a.background, a.cancel = context.WithCancel(context.Background())
-	a.requests, a.hangUp = context.WithCancelCause(context.Background())
 	var err error
 	a.consul, err = consul.New(consul.Config{Address: s.Consul.Address, Token: s.Consul.Token, Prefix: s.Consul.Prefix, Logger: log})
 	if err != nil {
@@ -269,41 +272,68 @@ func (a *agent) listen(runner *preparedRunner) error {
 	if a.dev {
 		cfg.UnsignedAccount = devAccount
 	}
-	server := httpapi.New(cfg)
-	var err error
-	if a.listener, err = net.Listen("tcp", s.HTTP); err != nil {
+	handlers := httpapi.New(cfg)
+	listener, err := net.Listen("tcp", s.HTTP)
+	if err != nil {
 		return err
 	}
-	a.serve(a.listener, server.Handler(s.Runner.Mode == runnerHTTP))
+	a.api = a.serve(listener, handlers.Handler(s.Runner.Mode == runnerHTTP))
 	if s.Runner.Mode == runnerSocket {
 		socket, err := runner.listen()
 		if err != nil {
 			return err
 		}
-		a.serve(socket, server.RunnerHandler())
+		a.runners = a.serve(socket, handlers.RunnerHandler())
 	}
 	return nil
 }
 
-func (a *agent) serve(listener net.Listener, handler http.Handler) {
-	server := &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: headerTime,
-		IdleTimeout:       idleTime,
-		MaxHeaderBytes:    maxHeaders,
-		BaseContext:       func(net.Listener) context.Context { return a.requests },
-		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+// server is a listener's.
+type server struct {
+	http    *http.Server
+	address string
+	hangUp  context.CancelCauseFunc // ends the requests that are being answered
+}
+
+func (a *agent) serve(listener net.Listener, handler http.Handler) *server {
+	requests, hangUp := context.WithCancelCause(context.Background())
+	s := &server{
+		http: &http.Server{
+			Handler:           handler,
+			ReadHeaderTimeout: headerTime,
+			IdleTimeout:       idleTime,
+			MaxHeaderBytes:    maxHeaders,
+			BaseContext:       func(net.Listener) context.Context { return requests },
+			ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+		},
+		address: listener.Addr().String(),
+		hangUp:  hangUp,
 	}
-	a.servers = append(a.servers, server)
 	a.running.Go(func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			a.failed <- err
 		}
 	})
+	return s
+}
+
+// stop takes no more requests, and returns when those that have begun are answered, or stopTime has passed. Whoever waits for a call, as
+// containers do, would keep the server up: they are told to ask another, or again.
+func (s *server) stop(log *slog.Logger) {
+	if s == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	s.hangUp(errStopping)
+	if err := s.http.Shutdown(ctx); err != nil {
+		log.Warn("requests were cut off", "error", err)
+		_ = s.http.Close()
+	}
 }
 
 // Addr is the address that the API listens on. It is valid after Start.
-func (a *agent) Addr() string { return a.listener.Addr().String() }
+func (a *agent) Addr() string { return a.api.address }
 
 // keepServing takes on accounts whose first call another server has accepted.
 func (a *agent) keepServing(ctx context.Context) {
@@ -370,20 +400,15 @@ var errStopping = api.Errorf(api.Unavailable, "the server is stopping")
 // returns when that is done, and may be called more than once.
 func (a *agent) Stop() {
 	a.stopping.Do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), stopTime)
-		defer cancel()
-		// Whoever waits for a call, as containers do, would keep the server up: they are told to ask another, or again.
-		a.hangUp(errStopping)
-		for _, server := range a.servers {
-			if err := server.Shutdown(ctx); err != nil {
-				a.log.Warn("requests were cut off", "error", err)
-				_ = server.Close()
-			}
-		}
+		a.api.stop(a.log)
 		if a.scheduler != nil {
 			a.scheduler.Stop()
 		}
 		a.cancel()
+		if a.beforeRunners != nil {
+			a.beforeRunners()
+		}
+		a.runners.stop(a.log)
 		a.running.Wait()
 		if a.store != nil {
 			a.store.Close()

@@ -222,6 +222,12 @@ func (c config) check() (*settings, error) {
 		}
 		s.sizes[size.Name] = jobs.Size{CPU: size.CPU, Cores: size.Cores, Memory: size.Memory}
 	}
+	if err := (&jobs.Options{Sizes: s.sizes}).ValidateSizes(); err != nil {
+		return nil, err
+	}
+	if c.Limits.StoredOutputs < c.Limits.Output {
+		return nil, fmt.Errorf("limits.stored_outputs: must be at least limits.output, %d", c.Limits.Output)
+	}
 	return s, s.checkRunner()
 }
 

@@ -63,8 +63,8 @@ func firstNonEmpty(texts ...string) string {
 }
 
 func (d *devStack) consul(ctx context.Context, address, dir string, getenv func(string) string) error {
-	ready := endpoint(address) + "/v1/status/leader"
-	if hasLeader(ctx, ready) {
+	ready := func(ctx context.Context) bool { return answers(ctx, endpoint(address)+leaderPath, isLeader) }
+	if ready(ctx) {
 		d.log.Info("using the Consul that answers", "address", address)
 		return nil
 	}
@@ -82,11 +82,12 @@ func (d *devStack) consul(ctx context.Context, address, dir string, getenv func(
 }
 
 func (d *devStack) nomad(ctx context.Context, address, consulAddress, dir string, getenv func(string) string) error {
-	ready := endpoint(address) + "/v1/status/leader"
-	if hasLeader(ctx, ready) {
+	if answers(ctx, endpoint(address)+leaderPath, isLeader) {
 		d.log.Info("using the Nomad that answers", "address", address)
 		return nil
 	}
+	// A call that comes before the node is ready would have to wait for a place.
+	ready := func(ctx context.Context) bool { return answers(ctx, endpoint(address)+"/v1/nodes", hasReadyNode) }
 	port, err := loopbackPort("Nomad", address)
 	if err != nil {
 		return err
@@ -140,8 +141,8 @@ plugin "docker" {
 }
 `
 
-// start starts a program and returns when it answers on ready. It is started again whenever it ends by itself.
-func (d *devStack) start(ctx context.Context, name, ready, dir string, getenv func(string) string, args ...string) error {
+// start starts a program and returns when it is ready. It is started again whenever it ends by itself.
+func (d *devStack) start(ctx context.Context, name string, ready func(context.Context) bool, dir string, getenv func(string) string, args ...string) error {
 	program, err := findTool(name, getenv)
 	if err != nil {
 		return err
@@ -158,12 +159,12 @@ func (d *devStack) start(ctx context.Context, name, ready, dir string, getenv fu
 
 	ctx, cancel := context.WithTimeout(ctx, devStart)
 	defer cancel()
-	for !hasLeader(ctx, ready) {
+	for !ready(ctx) {
 		select {
 		case err := <-c.ended:
 			return fmt.Errorf("%s has ended (%w), see %s", name, err, c.logFile)
 		case <-ctx.Done():
-			return fmt.Errorf("%s does not answer at %s, see %s", name, ready, c.logFile)
+			return fmt.Errorf("%s is not ready after %s, see %s", name, devStart, c.logFile)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -307,8 +308,15 @@ func loopbackPort(name, address string) (string, error) {
 	return u.Port(), nil
 }
 
-// hasLeader tells whether the agent answers that its servers have a leader.
-func hasLeader(ctx context.Context, url string) bool {
+// leaderPath is where Nomad and Consul name the leader of their servers.
+const leaderPath = "/v1/status/leader"
+
+func isLeader(answer string) bool { return len(strings.Trim(answer, "\"\n ")) > 0 }
+
+func hasReadyNode(answer string) bool { return strings.Contains(answer, `"Status":"ready"`) }
+
+// answers tells whether a request for the URL is answered with what is right.
+func answers(ctx context.Context, url string, right func(answer string) bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -320,8 +328,8 @@ func hasLeader(ctx context.Context, url string) bool {
 		return false
 	}
 	defer resp.Body.Close()
-	leader, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-	return err == nil && resp.StatusCode == http.StatusOK && len(strings.Trim(string(leader), "\"\n ")) > 0
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	return err == nil && resp.StatusCode == http.StatusOK && right(string(answer))
 }
 
 // freePorts returns ports that nothing listens on now.

@@ -214,11 +214,11 @@ func TestHasLeader(t *testing.T) {
 			w.WriteHeader(c.status)
 			_, _ = io.WriteString(w, c.body)
 		}))
-		require.Equal(t, c.want, hasLeader(t.Context(), server.URL), name)
+		require.Equal(t, c.want, answers(t.Context(), server.URL, isLeader), name)
 		server.Close()
-		require.False(t, hasLeader(t.Context(), server.URL), "nobody is there")
+		require.False(t, answers(t.Context(), server.URL, isLeader), "nobody is there")
 	}
-	require.False(t, hasLeader(t.Context(), "::"))
+	require.False(t, answers(t.Context(), "::", isLeader))
 }
 
 func TestFindTool(t *testing.T) {
