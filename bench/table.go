@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"runtime"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -66,11 +67,9 @@ func (n *noise) probe() {
 		x ^= x >> 7
 		x ^= x << 17
 	}
-	sink = x
+	runtime.KeepAlive(x) // keeps the compiler from leaving the work out
 	n.took = append(n.took, time.Since(start))
 }
-
-var sink uint64 // keeps the compiler from leaving the work out
 
 func (n *noise) ratio() float64 {
 	slices.Sort(n.took)

@@ -14,8 +14,8 @@ func logStream(function string) string { return "LOG_" + function }
 
 func logSubject(function, call string) string { return "log." + function + "." + call }
 
-func (s *Store) events(ctx context.Context, function string) (jetstream.Stream, error) {
-	return s.stream(ctx, logStream(function), func() jetstream.StreamConfig {
+func (s *Store) events(ctx context.Context, function string) (*anchored, error) {
+	return s.stream(ctx, logStream(function), "", func() jetstream.StreamConfig {
 		return jetstream.StreamConfig{
 			Description: "funcd: events of calls",
 			Subjects:    []string{logSubject(function, "*")},

@@ -36,15 +36,16 @@ func openStore(t *testing.T, cfg Config) *Store {
 // openPeer opens the store of another funcd server on the same JetStream, as with Config.URL.
 func openPeer(t *testing.T, s *Store) *Store {
 	t.Helper()
-	p := &Store{cfg: s.cfg, log: s.log, streams: map[string]jetstream.Stream{}, waiters: map[string]map[chan struct{}]struct{}{}}
+	p := &Store{cfg: s.cfg, log: s.log, streams: map[string]*anchored{}, waiters: map[string]map[chan struct{}]struct{}{}}
 	t.Cleanup(p.Close)
 	var err error
 	p.nc, err = nats.Connect("", nats.InProcessServer(s.server))
 	require.NoError(t, err)
 	p.js, err = jetstream.New(p.nc)
 	require.NoError(t, err)
-	p.records, err = p.js.Stream(t.Context(), recordsStream)
+	records, err := p.js.Stream(t.Context(), recordsStream)
 	require.NoError(t, err)
+	p.records = &anchored{Stream: records}
 	p.ended, err = p.nc.Subscribe("ended.*.*", func(m *nats.Msg) { p.wake(m.Subject) })
 	require.NoError(t, err)
 	require.NoError(t, p.nc.Flush())

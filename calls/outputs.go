@@ -13,8 +13,8 @@ func outStream(function string) string { return "OUT_" + function }
 
 func outSubject(function, call string) string { return "out." + function + "." + call }
 
-func (s *Store) outputs(ctx context.Context, function string) (jetstream.Stream, error) {
-	return s.stream(ctx, outStream(function), func() jetstream.StreamConfig {
+func (s *Store) outputs(ctx context.Context, function string) (*anchored, error) {
+	return s.stream(ctx, outStream(function), outSubject(function, outAnchor), func() jetstream.StreamConfig {
 		return jetstream.StreamConfig{
 			Description:       "funcd: outputs of finished calls",
 			Subjects:          []string{outSubject(function, "*")},

@@ -28,16 +28,18 @@ func queueSubject(account, function, call string) string {
 }
 
 // A queue is a stream for each account, so that its bounds in calls and in bytes are the account's own.
-func (s *Store) queue(ctx context.Context, account string) (jetstream.Stream, error) {
-	return s.stream(ctx, queueStream(account), func() jetstream.StreamConfig {
+func (s *Store) queue(ctx context.Context, account string) (*anchored, error) {
+	return s.stream(ctx, queueStream(account), "queue."+account+"."+queueAnchor, func() jetstream.StreamConfig {
 		return jetstream.StreamConfig{
 			Description: "funcd: calls that have not ended",
 			Subjects:    []string{"queue." + account + ".>"},
 			Retention:   jetstream.WorkQueuePolicy,
 			Discard:     jetstream.DiscardNew,
-			MaxMsgs:     s.cfg.QueueCalls,
+			MaxMsgs:     s.cfg.QueueCalls + 1, // the anchor
 			MaxBytes:    s.cfg.QueueBytes,
 			AllowDirect: true,
+			// A call has a subject of its own: this is for the anchor.
+			MaxMsgsPerSubject: 1,
 		}
 	})
 }

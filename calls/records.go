@@ -40,6 +40,7 @@ func (s *Store) SaveRecord(ctx context.Context, rec api.Record, version uint64) 
 	if err != nil {
 		return 0, err
 	}
+	s.use(s.records)
 	ack, err := s.js.Publish(ctx, recordSubject(rec.Function, rec.CallID), data,
 		jetstream.WithExpectStream(recordsStream), jetstream.WithExpectLastSequencePerSubject(version))
 	var refused *jetstream.APIError

@@ -67,12 +67,15 @@ type Store struct {
 	server  *server.Server // nil with Config.URL
 	nc      *nats.Conn
 	js      jetstream.JetStream
-	records jetstream.Stream
+	records *anchored
 	ended   *nats.Subscription
 
 	mu      sync.Mutex
-	streams map[string]jetstream.Stream // by name; those that this server has seen
-	waiters map[string]map[chan struct{}]struct{}
+	streams map[string]*anchored // by name; those that this server has seen
+
+	anchors     sync.WaitGroup
+	stopAnchors context.CancelFunc
+	waiters     map[string]map[chan struct{}]struct{}
 }
 
 // Open starts the embedded server, or connects, and makes the streams that are there from the start. It blocks until JetStream answers,
@@ -87,7 +90,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{
 		cfg:     cfg,
 		log:     cfg.Logger.With("component", "calls"),
-		streams: map[string]jetstream.Stream{},
+		streams: map[string]*anchored{},
 		waiters: map[string]map[chan struct{}]struct{}{},
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -121,19 +124,24 @@ func (s *Store) open(ctx context.Context) error {
 	if s.js, err = jetstream.New(s.nc); err != nil {
 		return err
 	}
-	s.records, err = s.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name:              recordsStream,
-		Description:       "funcd: one record for each call",
-		Subjects:          []string{"record.*.*"},
-		MaxMsgsPerSubject: 1,
-		Replicas:          s.cfg.Replicas,
-		AllowDirect:       true,
+	s.records, err = s.stream(ctx, recordsStream, recordsAnchor, func() jetstream.StreamConfig {
+		return jetstream.StreamConfig{
+			Description:       "funcd: one record for each call",
+			Subjects:          []string{"record.*.*"},
+			MaxMsgsPerSubject: 1,
+			AllowDirect:       true,
+		}
 	})
 	if err != nil {
 		return fmt.Errorf("opening the records of calls: %w", err)
 	}
 	s.ended, err = s.nc.Subscribe("ended.*.*", func(m *nats.Msg) { s.wake(m.Subject) })
-	return err
+	if err != nil {
+		return err
+	}
+	ctx, s.stopAnchors = context.WithCancel(context.WithoutCancel(ctx))
+	s.anchors.Go(func() { s.moveAnchors(ctx) })
+	return nil
 }
 
 func (s *Store) startServer() error {
@@ -168,6 +176,10 @@ func (s *Store) startServer() error {
 // Close ends the connection and the embedded server, and returns when both have ended. The store can't be used any more. It may be called
 // more than once.
 func (s *Store) Close() {
+	if s.stopAnchors != nil {
+		s.stopAnchors()
+		s.anchors.Wait()
+	}
 	if s.nc != nil {
 		s.nc.Close()
 	}
@@ -204,13 +216,16 @@ func (s *Store) RemoveFunction(ctx context.Context, function string) error {
 	return nil
 }
 
-// stream returns the stream of this name, made by config if this server has not seen it yet.
-func (s *Store) stream(ctx context.Context, name string, config func() jetstream.StreamConfig) (jetstream.Stream, error) {
+// stream returns the stream of this name, made by config if this server has not seen it yet. anchor is empty if it is to have none.
+func (s *Store) stream(ctx context.Context, name, anchor string, config func() jetstream.StreamConfig) (*anchored, error) {
 	s.mu.Lock()
-	stream, ok := s.streams[name]
+	known := s.streams[name]
+	if known != nil {
+		known.used = true
+	}
 	s.mu.Unlock()
-	if ok {
-		return stream, nil
+	if known != nil {
+		return known, nil
 	}
 	cfg := config()
 	cfg.Name = name
@@ -219,10 +234,16 @@ func (s *Store) stream(ctx context.Context, name string, config func() jetstream
 	if err != nil {
 		return nil, unavailable(err)
 	}
+	if anchor != "" {
+		if _, err := s.js.Publish(ctx, anchor, nil); err != nil {
+			return nil, unavailable(err)
+		}
+	}
+	made := &anchored{Stream: stream, anchor: anchor}
 	s.mu.Lock()
-	s.streams[name] = stream
+	s.streams[name] = made
 	s.mu.Unlock()
-	return stream, nil
+	return made, nil
 }
 
 func unavailable(err error) error {

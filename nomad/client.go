@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	lru "github.com/hashicorp/golang-lru"
 	nomad "github.com/hashicorp/nomad/api"
 
 	"github.com/funcd/funcd/api"
@@ -69,11 +70,16 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the Nomad client: %w", err)
 	}
+	seen, err := lru.New(seenTokens)
+	if err != nil {
+		return nil, err
+	}
 	return &Client{
-		cfg:     cfg,
-		log:     cfg.Logger.With("component", "nomad"),
-		nomad:   client,
-		watches: map[string]map[*watch]struct{}{},
+		cfg:      cfg,
+		log:      cfg.Logger.With("component", "nomad"),
+		nomad:    client,
+		watches:  map[string]map[*watch]struct{}{},
+		identity: identities{seen: seen},
 	}, nil
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
+	lru "github.com/hashicorp/golang-lru"
 
 	"github.com/funcd/funcd/api"
 	"github.com/funcd/funcd/jobs"
@@ -17,10 +18,20 @@ type identities struct {
 	mu   sync.Mutex // guards keys alone: who has a known key never waits for Nomad
 	keys jose.JSONWebKeySet
 
+	// seen are tokens that were found good a moment ago, by their text: a runner shows its own with every request, and a signature takes
+	// ten times as long to check as all else of the request.
+	seen *lru.Cache // of seenToken
+
 	asking sync.Mutex // held while Nomad is asked
 	asked  time.Time
 	failed error // the last answer, if it was none
 }
+
+// How many tokens are remembered as good, and for how long.
+const (
+	seenTokens = 10_000
+	seenTime   = 10 * time.Second
+)
 
 // keysInterval is how often the keys are asked for at most. Nomad publishes a new key before it signs with it; this bounds what tokens
 // with made-up key ids can cost.
@@ -29,6 +40,22 @@ const keysInterval = time.Second
 // Identify returns the allocation that the token was given to. The error is of code Unauthorized if it is not a token that Nomad has made
 // for funcd's runner in funcd's namespace, and Unavailable if Nomad can't be asked for its keys.
 func (c *Client) Identify(ctx context.Context, token string) (api.Allocation, error) {
+	if seen, ok := c.identity.seen.Get(token); ok && time.Now().Before(seen.(seenToken).until) {
+		return seen.(seenToken).allocation, nil
+	}
+	allocation, err := c.identify(ctx, token)
+	if err == nil {
+		c.identity.seen.Add(token, seenToken{allocation, time.Now().Add(seenTime)})
+	}
+	return allocation, err
+}
+
+type seenToken struct {
+	allocation api.Allocation
+	until      time.Time
+}
+
+func (c *Client) identify(ctx context.Context, token string) (api.Allocation, error) {
 	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256, jose.EdDSA})
 	if err != nil {
 		return api.Allocation{}, api.Wrap(api.Unauthorized, err, "the token is not a Nomad identity")

@@ -3,9 +3,7 @@
 package test
 
 import (
-	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -170,25 +168,16 @@ func TestCallOfALostNodeFails(t *testing.T) {
 // over the network.
 func TestRunnerIsDownloaded(t *testing.T) {
 	t.Parallel()
-	bridge, err := net.InterfaceByName("docker0")
-	require.NoError(t, err, "Docker's bridge")
-	addresses, err := bridge.Addrs()
+	free, err := freePorts(1)
 	require.NoError(t, err)
-	require.NotEmpty(t, addresses)
-	free, err := net.Listen("tcp", net.JoinHostPort(addresses[0].(*net.IPNet).IP.String(), "0"))
-	require.NoError(t, err)
-	address := free.Addr().String()
-	require.NoError(t, free.Close())
-
-	const key, secret = "AKTEST", "a secret of the tests"
-	credential, err := json.Marshal(api.Credential{AccessKey: key, Secret: secret, Account: "team"})
-	require.NoError(t, err)
-	put := request(t, http.MethodPut, "http://"+dev.consul+"/v1/kv/download/credentials/"+key, string(credential))
-	require.Equal(t, "true\n", put.body+"\n")
-
+	address := "127.0.0.1:" + free[0]
 	o := beside("download")
 	o.http, o.noDev = address, true
 	o.config += fmt.Sprintf("runner {\n  mode    = \"http\"\n  address = %q\n}\nnomad {\n  address = %q\n}\n", "http://"+address, dev.nomad)
+	config := filepath.Join(t.TempDir(), "funcd.hcl")
+	require.NoError(t, os.WriteFile(config, []byte(o.config), 0o600))
+	key, secret := newCredential(t, o, config, "team")
+
 	own := startOwn(t, "download", o)
 	require.Equal(t, http.StatusUnauthorized, own.request(t, http.MethodGet, "/funcs", "").status, "nothing is accepted unsigned")
 	_, err = own.Functions(t.Context(), nil)
@@ -203,11 +192,17 @@ func TestRunnerIsDownloaded(t *testing.T) {
 	own.Client, err = api.NewClient(api.ClientConfig{Address: own.url, AccessKey: key, SecretKey: secret, HTTPClient: client})
 	require.NoError(t, err)
 
-	f := own.create(t, program("funcd/upper"))
+	// A container on the host's network reaches funcd where all do here, on loopback.
+	onHost := func(image string) api.Function {
+		f := program(image)
+		f.HostConfig.NetworkMode = "host"
+		return f
+	}
+	f := own.create(t, onHost("funcd/upper"))
 	out := f.sync(t, "through the network")
 	require.Equal(t, http.StatusOK, out.status, out.body)
 	require.Equal(t, "THROUGH THE NETWORK", out.body)
-	e := environmentOf(t, own.create(t, program("funcd/env")).sync(t, ""))
+	e := environmentOf(t, own.create(t, onHost("funcd/env")).sync(t, ""))
 	require.Equal(t, "/srv", e.Dir)
 	require.Equal(t, []int{1000, 1000}, []int{e.UID, e.GID}, "the runner can be executed by any user")
 
@@ -218,4 +213,26 @@ func TestRunnerIsDownloaded(t *testing.T) {
 	functions, err := own.Functions(t.Context(), nil)
 	require.NoError(t, err)
 	require.Len(t, functions, 1)
+
+	out2, err := funcd(o, "credential", "--config", config, "ls").CombinedOutput()
+	require.NoError(t, err, "%s", out2)
+	require.Contains(t, string(out2), key)
+	require.NotContains(t, string(out2), secret)
+	out2, err = funcd(o, "credential", "--config", config, "rm", key).CombinedOutput()
+	require.NoError(t, err, "%s", out2)
+	eventually(t, "the removed key is refused", func() bool {
+		_, err := own.Functions(t.Context(), nil)
+		return api.CodeOf(err) == api.Unauthorized
+	})
+	require.Error(t, funcd(o, "credential", "--config", config, "rm", key).Run(), "it is gone")
+}
+
+// newCredential makes an access key with the command, as before the first start of a server with this configuration file.
+func newCredential(t *testing.T, o options, config, account string) (key, secret string) {
+	t.Helper()
+	output, err := funcd(o, "credential", "--config", config, "create", "--account", account).CombinedOutput()
+	require.NoError(t, err, "%s", output)
+	match := regexp.MustCompile(`Access key: (\S+)\nSecret key: (\S+)\n`).FindStringSubmatch(string(output))
+	require.Len(t, match, 3, "%s", output)
+	return match[1], match[2]
 }

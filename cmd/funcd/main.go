@@ -58,7 +58,7 @@ Start with:  funcd agent --dev`,
 	root.SetOut(std.out)
 	root.SetErr(std.err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(agentCommand(std, getenv), versionCommand(std))
+	root.AddCommand(agentCommand(std, getenv), credentialCommand(std), versionCommand(std))
 	// What fails before a command has begun is the command line: an unknown command, or an argument too many.
 	begun := false
 	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
