@@ -19,6 +19,8 @@ type Allocation struct {
 	// The function that Job is of.
 	Account string
 	Name    string
+
+	Slot bool `json:",omitempty"` // it confirms a call that it was handed as a slot
 }
 
 // Slot is a container that was started ahead of a call.

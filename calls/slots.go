@@ -53,13 +53,19 @@ func (s *Store) WaitSlot(ctx context.Context, slot api.Slot) (*api.Assignment, [
 	if err != nil {
 		return nil, nil, unavailable(err)
 	}
-	defer sub.Unsubscribe() //nolint:errcheck // an error says that it is so already
+	// NATS gives the next claim to another slot, or says that there is none, as soon as this one has its own.
+	if err := sub.AutoUnsubscribe(1); err != nil {
+		_ = sub.Unsubscribe()
+		return nil, nil, unavailable(err)
+	}
 	s.tell(slotReady, slot)
 	select {
 	case claim := <-claims:
 		return readClaim(claim)
 	case <-ctx.Done():
 	}
+	// A claim that is on its way is refused rather than dropped: whoever has sent it would wait for an answer.
+	_ = sub.Drain()
 	closing.Do(func() { close(claims) })
 	if claim := <-claims; claim != nil {
 		return readClaim(claim)

@@ -213,6 +213,49 @@ func (c *Client) Stop(ctx context.Context, job string) error {
 	return nil
 }
 
+// StopAll stops the containers of all functions and returns when they have ended, or with ctx's error. It is for a Nomad that is about to be
+// ended with them, as a dev agent: one that ends while it starts a container may leave that behind.
+func (c *Client) StopAll(ctx context.Context) error {
+	const pause = 200 * time.Millisecond
+	for {
+		running, err := c.running(ctx)
+		if err != nil {
+			return err
+		}
+		if len(running) == 0 {
+			return nil
+		}
+		for _, job := range running {
+			if err := c.Stop(ctx, job); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// running returns the jobs of all allocations that have not ended, of functions alone.
+func (c *Client) running(ctx context.Context) ([]string, error) {
+	q, cancel := c.query(ctx)
+	defer cancel()
+	q.Filter = `ClientStatus == "pending" or ClientStatus == "running"`
+	allocations, _, err := c.nomad.Allocations().List(q)
+	if err != nil {
+		return nil, translate(err, "listing the containers")
+	}
+	var running []string
+	for _, a := range allocations {
+		if strings.HasPrefix(a.JobID, jobs.Prefix) {
+			running = append(running, a.JobID)
+		}
+	}
+	return running, nil
+}
+
 // Slots returns the containers that were started ahead of a call and have not ended, those that serve one among them.
 func (c *Client) Slots(ctx context.Context) ([]api.Slot, error) {
 	q, cancel := c.query(ctx)

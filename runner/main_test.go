@@ -90,6 +90,15 @@ func helper(what string, args []string) {
 			os.Exit(9)
 		}
 		fmt.Print(child.Process.Pid)
+	case "leave": // tells what is in a folder, and leaves something of each kind in it
+		entries, _ := os.ReadDir(args[0])
+		for _, entry := range entries {
+			fmt.Println(entry.Name())
+		}
+		_ = os.MkdirAll(filepath.Join(args[0], "folder", "of", "folders"), 0o700)
+		_ = os.WriteFile(filepath.Join(args[0], "folder", "of", ".file"), []byte("x"), 0o400)
+		_ = os.WriteFile(filepath.Join(args[0], ".hidden"), []byte("x"), 0o400)
+		_ = os.Symlink(args[1], filepath.Join(args[0], "link"))
 	case "tty":
 		_, err := unix.IoctlGetTermios(0, unix.TCGETS)
 		_, outErr := unix.IoctlGetTermios(1, unix.TCGETS)
@@ -204,8 +213,11 @@ func (f *funcd) config(address string) Config {
 }
 
 // start runs a runner.
-func (f *funcd) start(change func(*Config)) *container {
-	server := httptest.NewServer(f)
+func (f *funcd) start(change func(*Config)) *container { return f.startAt(f, change) }
+
+// startAt runs a runner whose server is another one.
+func (f *funcd) startAt(handler http.Handler, change func(*Config)) *container {
+	server := httptest.NewServer(handler)
 	f.t.Cleanup(server.Close)
 	cfg := f.config(server.URL)
 	if change != nil {

@@ -97,7 +97,7 @@ func Run(ctx context.Context, cfg Config, signals <-chan os.Signal) (int, error)
 		return 1, err
 	}
 	for status, served := 0, 1; ; served++ {
-		assignment, payload, err := waitForCall(ctx, link, signals)
+		assignment, payload, ending, err := waitForCall(ctx, link, signals)
 		if errors.Is(err, errNoCall) {
 			return status, nil
 		}
@@ -109,7 +109,7 @@ func Run(ctx context.Context, cfg Config, signals <-chan os.Signal) (int, error)
 			return 1, err
 		}
 		status = containerStatus(result)
-		if stopped || served >= assignment.Calls {
+		if ending || stopped || served >= assignment.Calls {
 			return status, nil
 		}
 		// The next call finds what a new container has, as far as a process can see.
@@ -134,8 +134,8 @@ func clearTemporary() {
 	}
 }
 
-// waitForCall is link.next, ended by the signals that end a container.
-func waitForCall(ctx context.Context, l *link, signals <-chan os.Signal) (*api.Assignment, []byte, error) {
+// waitForCall is link.call, ended by the signals that end a container. ending tells that one has come, and there is a call all the same.
+func waitForCall(ctx context.Context, l *link, signals <-chan os.Signal) (assignment *api.Assignment, payload []byte, ending bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type answer struct {
@@ -151,7 +151,7 @@ func waitForCall(ctx context.Context, l *link, signals <-chan os.Signal) (*api.A
 	for {
 		select {
 		case a := <-c:
-			return a.assignment, a.payload, a.err
+			return a.assignment, a.payload, false, a.err
 		case s := <-signals:
 			if !ends(s) {
 				continue
@@ -159,9 +159,9 @@ func waitForCall(ctx context.Context, l *link, signals <-chan os.Signal) (*api.A
 			cancel()
 			if a := <-c; a.err == nil {
 				// The call was taken in the same moment. It runs, and gets the next signal: it is written down as this container's.
-				return a.assignment, a.payload, nil
+				return a.assignment, a.payload, true, nil
 			}
-			return nil, nil, errNoCall
+			return nil, nil, false, errNoCall
 		}
 	}
 }

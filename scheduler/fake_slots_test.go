@@ -13,6 +13,7 @@ type fakeSlots struct {
 	mu       sync.Mutex
 	free     map[string][]*fakeSlot // by function and revision
 	watchers []*fakeWatcher
+	fail     error // of the next claim
 }
 
 type fakeSlot struct {
@@ -75,6 +76,10 @@ func (c fakeClaim) answer() (*api.Assignment, []byte, error) {
 func (f *fakeSlots) ask(function string, revision uint64, claim fakeClaim) (api.Slot, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if err := f.fail; err != nil {
+		f.fail = nil
+		return api.Slot{}, err
+	}
 	key := slotKey(function, revision)
 	if len(f.free[key]) == 0 {
 		return api.Slot{}, api.Errorf(api.NotFound, "the function has no free slot")

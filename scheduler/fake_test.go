@@ -366,6 +366,9 @@ type fakeCluster struct {
 	registered []string // functions
 	stopped    []string // jobs
 	slots      []string // jobs, in the order of their dispatch
+	existing   []api.Slot
+	onSlot     func(name, job string) // called for each slot that is dispatched, if set
+	onStop     func(job string)
 	watches    map[string][]chan api.JobStatus
 	status     map[string]api.JobStatus
 	// dispatch and register, if set, tell the error of the next dispatch or registration.
@@ -412,10 +415,17 @@ func (c *fakeCluster) DispatchSlot(_ context.Context, account, name string) (str
 	}
 	job := jobOf(account, name, "slot-"+strconv.Itoa(len(c.slots)))
 	c.slots = append(c.slots, job)
+	if c.onSlot != nil {
+		c.onSlot(name, job)
+	}
 	return job, nil
 }
 
-func (c *fakeCluster) Slots(context.Context) ([]api.Slot, error) { return nil, nil }
+func (c *fakeCluster) Slots(context.Context) ([]api.Slot, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.existing), nil
+}
 
 func jobOf(account, name, call string) string {
 	return "func-" + account + "-" + name + "/dispatch-" + call
@@ -454,13 +464,17 @@ func (c *fakeCluster) Stop(_ context.Context, job string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stopped = append(c.stopped, job)
+	if c.onStop != nil {
+		c.onStop(job)
+	}
 	return nil
 }
 
-// fakeFunctions knows one function.
+// fakeFunctions knows one function, and others.
 type fakeFunctions struct {
 	mu     sync.Mutex
 	d      api.Definition
+	others []api.Definition
 	err    error
 	before func() // called ahead of each question, if set
 }
@@ -474,16 +488,18 @@ func (f *fakeFunctions) ByID(_ context.Context, account, name, id string) (api.D
 	if f.err != nil {
 		return api.Definition{}, f.err
 	}
-	if account != f.d.Account || name != f.d.Function.Name || id != f.d.ID {
-		return api.Definition{}, api.Errorf(api.NotFound, "no such function")
+	for _, d := range append([]api.Definition{f.d}, f.others...) {
+		if account == d.Account && name == d.Function.Name && id == d.ID {
+			return d, nil
+		}
 	}
-	return f.d, nil
+	return api.Definition{}, api.Errorf(api.NotFound, "no such function")
 }
 
 func (f *fakeFunctions) All() []api.Definition {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return []api.Definition{f.d}
+	return append([]api.Definition{f.d}, f.others...)
 }
 
 func (f *fakeFunctions) failing(err error) {

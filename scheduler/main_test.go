@@ -29,6 +29,7 @@ type stack struct {
 	t         *testing.T
 	store     *fakeStore
 	cluster   *fakeCluster
+	slots     *fakeSlots
 	functions *fakeFunctions
 	d         *api.Definition
 	s         *Scheduler
@@ -60,7 +61,7 @@ func testFunction() api.Definition {
 }
 
 func newStack(t *testing.T) *stack {
-	k := &stack{t: t, store: newFakeStore(), cluster: newFakeCluster(), functions: &fakeFunctions{d: testFunction()}}
+	k := &stack{t: t, store: newFakeStore(), cluster: newFakeCluster(), slots: newFakeSlots(), functions: &fakeFunctions{d: testFunction()}}
 	k.d = &k.functions.d
 	k.s = k.server()
 	return k
@@ -69,8 +70,9 @@ func newStack(t *testing.T) *stack {
 // server returns one more scheduler of the stack, stopped with the test.
 func (k *stack) server() *Scheduler {
 	s := New(Config{
-		Queue: k.store, Records: k.store, Messages: k.store, Slots: newFakeSlots(), Cluster: k.cluster, Functions: k.functions,
+		Queue: k.store, Records: k.store, Messages: k.store, Slots: k.slots, Cluster: k.cluster, Functions: k.functions,
 		Quota: testQuota, Lease: testLease, MaxKillTimeout: 30 * time.Second, MaxOutput: testOutput,
+		Warm:   Warm{Function: 5, Account: 8, Total: 12, Idle: 5 * time.Minute},
 		Logger: slog.New(slog.DiscardHandler),
 	})
 	k.t.Cleanup(s.Stop)

@@ -9,7 +9,6 @@ import (
 
 // place finds the call a container: a slot that waits, or one that is started for it. started tells that one may have been started before.
 func (r *run) place(ctx context.Context, started bool) error {
-	use := api.Use{Account: r.call.Account, Name: r.call.Name, Function: r.call.Function}
 	if !started {
 		for {
 			slot, ok, err := r.claim(ctx)
@@ -17,8 +16,6 @@ func (r *run) place(ctx context.Context, started bool) error {
 				return err
 			}
 			if ok {
-				use.Job = slot.Job
-				r.s.cfg.Slots.SlotUsed(use)
 				return nil
 			}
 			if slot.Job == "" {
@@ -26,8 +23,13 @@ func (r *run) place(ctx context.Context, started bool) error {
 			}
 		}
 	}
-	r.s.cfg.Slots.SlotUsed(use)
+	r.used("")
 	return r.dispatch(ctx)
+}
+
+// used tells that the call has begun in a slot, or without one.
+func (r *run) used(slot string) {
+	r.s.cfg.Slots.SlotUsed(api.Use{Account: r.call.Account, Name: r.call.Name, Function: r.call.Function, Job: slot})
 }
 
 // confirmTime is how long a slot that was handed a call may take to confirm it. One that has died does not.
@@ -45,7 +47,7 @@ func (r *run) claim(ctx context.Context) (slot api.Slot, ok bool, err error) {
 		return api.Slot{}, false, err
 	}
 	r.mu.Lock()
-	r.job, r.slot = slot.Job, true
+	r.job, r.slot, r.claimed = slot.Job, true, slot.Allocation
 	r.mu.Unlock()
 	timer := time.NewTimer(confirmTime)
 	defer timer.Stop()
@@ -62,7 +64,7 @@ func (r *run) claim(ctx context.Context) (slot api.Slot, ok bool, err error) {
 		return slot, true, nil
 	}
 	r.log.Info("a slot did not confirm its call", "slot", slot.Job)
-	r.job, r.slot = "", false
+	r.job, r.slot, r.claimed = "", false, ""
 	return slot, false, nil
 }
 

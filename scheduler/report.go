@@ -153,12 +153,21 @@ func (s *Scheduler) NextSlot(ctx context.Context, allocation api.Allocation, slo
 // Begin confirms a call that NextSlot has returned: it is written down as the allocation's. The error is of code Expired if it is not, and
 // must not be started.
 func (s *Scheduler) Begin(ctx context.Context, allocation api.Allocation, function, call string) error {
-	ctx, cancel := context.WithTimeout(ctx, confirmTime)
+	allocation.Slot = true
+	bounded, cancel := context.WithTimeout(ctx, confirmTime)
 	defer cancel()
 	// A server may have handed the call over before all others have heard that it offers it.
-	_, _, err := s.Next(ctx, allocation, function, call)
-	if api.CodeOf(err) == api.NotFound {
-		return api.Wrap(api.Expired, err, "the call is not offered any more")
+	_, _, err := s.Next(bounded, allocation, function, call)
+	if api.CodeOf(err) != api.NotFound {
+		return err
 	}
-	return err
+	// Its owner may have died after it had written down that this allocation has the call, and nobody has adopted it yet.
+	rec, _, recErr := s.cfg.Records.Record(ctx, function, call)
+	switch {
+	case recErr == nil && rec.State == api.Running && rec.Allocation == allocation.ID:
+		return nil
+	case recErr != nil && api.CodeOf(recErr) != api.NotFound:
+		return recErr
+	}
+	return api.Wrap(api.Expired, err, "the call is not offered any more")
 }

@@ -24,6 +24,7 @@ type run struct {
 	mu      sync.Mutex
 	job     string   // of the container that the call is meant for, empty while there is none
 	slot    bool     // job is that of a slot, which has the payload already
+	claimed string   // the slot's allocation
 	d       Delivery // the latest, if the lease ended although this server was there
 	rec     api.Record
 	version uint64        // of rec in the store, 0 for one that is not stored
@@ -239,8 +240,9 @@ func (r *run) observe(ctx context.Context, status api.JobStatus) (done bool, err
 
 // abandon ends a call whose result will not come, and its container. A result that came in the same moment wins.
 func (r *run) abandon(ctx context.Context, code api.Code, message string) error {
-	if err := r.end(ctx, code, message); err != nil {
-		return err
+	failed, err := r.fail(ctx, code, message)
+	if err != nil || !failed {
+		return err // a container that has reported may serve the next call already
 	}
 	if err := r.s.cfg.Cluster.Stop(ctx, r.job); err != nil {
 		r.log.Warn("the container of an ended call may still run", "job", r.job, "error", err)
@@ -280,8 +282,13 @@ func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignm
 	if r.rec.State == api.Running && r.rec.Allocation == allocation.ID {
 		return r.assignment(), r.payload(), nil // its first answer was lost
 	}
-	if r.rec.State != api.Pending {
+	// A slot may be so late that the call was handed on; a container from before a crash may come while a slot has the call.
+	stale := allocation.Slot && (!r.slot || r.claimed != allocation.ID)
+	if r.rec.State != api.Pending || stale {
 		return nil, nil, api.Errorf(api.Conflict, "the call is another container's")
+	}
+	if r.slot && !allocation.Slot {
+		return nil, nil, api.Errorf(api.NotFound, "the call is not offered yet")
 	}
 	rec := r.rec
 	rec.State, rec.Message = api.Running, ""
@@ -295,6 +302,9 @@ func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignm
 		return nil, nil, err
 	}
 	r.rec, r.version = rec, version
+	if r.slot {
+		r.used(r.job) // before the slot is told: it may be free again in the next millisecond, and says so itself
+	}
 	close(r.taken)
 	r.s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(api.Running)})
 	return r.assignment(), r.payload(), nil
@@ -372,35 +382,41 @@ func (r *run) pendingBecause(ctx context.Context, reason string) error {
 	return nil
 }
 
-// end fails the call, unless it has ended meanwhile, and takes it out of the queue.
+// end is fail where it does not matter who has ended the call.
 func (r *run) end(ctx context.Context, code api.Code, message string) error {
+	_, err := r.fail(ctx, code, message)
+	return err
+}
+
+// fail ends the call, unless it has ended meanwhile, and takes it out of the queue. failed tells that it was this that has ended it.
+func (r *run) fail(ctx context.Context, code api.Code, message string) (failed bool, err error) {
 	for {
 		r.mu.Lock()
 		rec, version := r.rec, r.version
 		r.mu.Unlock()
 		if rec.State.Ended() {
-			return r.leave(ctx)
+			return false, r.leave(ctx)
 		}
 		rec.State, rec.Code, rec.Message, rec.Ended = api.Failed, code, message, time.Now()
 		version, err := r.s.cfg.Records.SaveRecord(ctx, rec, version)
 		if api.CodeOf(err) == api.Conflict {
 			_, err := r.load(ctx)
 			if api.CodeOf(err) == api.NotFound {
-				return r.leave(ctx) // it has ended, and its answer was fetched
+				return false, r.leave(ctx) // it has ended, and its answer was fetched
 			}
 			if err != nil {
-				return err
+				return false, err
 			}
 			continue
 		}
 		if err != nil {
-			return err
+			return false, err
 		}
 		r.mu.Lock()
 		r.rec, r.version = rec, version
 		r.mu.Unlock()
 		r.s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(api.Failed), Message: message})
-		return r.leave(ctx)
+		return true, r.leave(ctx)
 	}
 }
 

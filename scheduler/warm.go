@@ -58,7 +58,7 @@ func (s *Scheduler) KeepWarm(ctx context.Context) error {
 		return err
 	}
 	for _, slot := range slots {
-		k.add(slot)
+		k.add(slot).found = true
 	}
 	tick := time.NewTicker(warmTick)
 	defer tick.Stop()
@@ -86,11 +86,14 @@ type keeper struct {
 	working sync.WaitGroup
 
 	functions map[string]*kept // by internal id
+	short     map[string]bool  // accounts with functions that lack slots that they ask for
 	paused    time.Time        // until when no slot is started
 }
 
 // kept is what is known of one function.
 type kept struct {
+	account  string
+	adaptive bool                 // it does not say how many it wants
 	slots    map[string]*keptSlot // by job
 	starting int                  // dispatches that have not been answered
 	wanted   int
@@ -105,6 +108,8 @@ type kept struct {
 type keptSlot struct {
 	api.Slot
 	ready, busy bool
+	retiring    bool // it, or another like it, is being given up
+	found       bool // it was there before KeepWarm was: it may have served a call already
 	began       time.Time
 	gone        chan struct{} // closed when it is not kept any more
 }
@@ -120,10 +125,10 @@ func (k *keeper) post(event func()) {
 // do runs work beside KeepWarm's goroutine, which waits for it at its end.
 func (k *keeper) do(work func()) { k.working.Go(work) }
 
-func (k *keeper) function(id string) *kept {
+func (k *keeper) function(id, account string) *kept {
 	f := k.functions[id]
 	if f == nil {
-		f = &kept{slots: map[string]*keptSlot{}, start: firstStart}
+		f = &kept{account: account, slots: map[string]*keptSlot{}, start: firstStart}
 		k.functions[id] = f
 	}
 	return f
@@ -131,7 +136,7 @@ func (k *keeper) function(id string) *kept {
 
 // add keeps a slot and watches its container.
 func (k *keeper) add(slot api.Slot) *keptSlot {
-	f := k.function(slot.Function)
+	f := k.function(slot.Function, slot.Account)
 	kept := &keptSlot{Slot: slot, began: time.Now(), gone: make(chan struct{})}
 	f.slots[slot.Job] = kept
 	k.do(func() {
@@ -153,7 +158,7 @@ func (k *keeper) add(slot api.Slot) *keptSlot {
 }
 
 func (k *keeper) drop(slot api.Slot) *keptSlot {
-	f := k.function(slot.Function)
+	f := k.function(slot.Function, slot.Account)
 	kept := f.slots[slot.Job]
 	if kept != nil {
 		delete(f.slots, slot.Job)
@@ -164,7 +169,7 @@ func (k *keeper) drop(slot api.Slot) *keptSlot {
 
 // ready notes that a slot waits for a call.
 func (k *keeper) ready(slot api.Slot) {
-	f := k.function(slot.Function)
+	f := k.function(slot.Function, slot.Account)
 	kept := f.slots[slot.Job]
 	if kept == nil {
 		kept = k.add(slot) // a container that was started for a call, and may serve more
@@ -181,7 +186,7 @@ func (k *keeper) ready(slot api.Slot) {
 
 // used notes a call, and starts the replacement of the slot that it took.
 func (k *keeper) used(use api.Use) {
-	f := k.function(use.Function)
+	f := k.function(use.Function, use.Account)
 	now := time.Now()
 	f.arrivals = f.decayed(now) + 1
 	f.lastCall = now
@@ -206,16 +211,16 @@ func (f *kept) decayed(now time.Time) float64 {
 
 // observed notes what the cluster says of a slot's container.
 func (k *keeper) observed(slot api.Slot, status api.JobStatus) {
-	f := k.function(slot.Function)
+	f := k.function(slot.Function, slot.Account)
 	switch {
 	case f.slots[slot.Job] == nil:
 	case status.Ended:
-		if kept := k.drop(slot); !kept.ready {
+		if kept := k.drop(slot); !kept.ready && !kept.found && k.current(slot) {
 			f.failures++
 			f.after = time.Now().Add(min(time.Second<<min(f.failures, 6), warmBackoff))
 			k.log.Warn("a container that was to wait for calls did not start", "function", slot.Function, "job", slot.Job, "reason", status.Message)
 		}
-	case status.Waiting != "":
+	case status.Waiting != "" && !f.slots[slot.Job].ready:
 		// It would take the next free place before a call does. As it has no container yet, no call can be in it.
 		k.drop(slot)
 		f.after = time.Now().Add(warmNoPlace)
@@ -227,42 +232,65 @@ func (k *keeper) observed(slot api.Slot, status api.JobStatus) {
 	}
 }
 
+// current tells whether the slot is of the function as it is now. One that is not ends as soon as it asks for a call.
+func (k *keeper) current(slot api.Slot) bool {
+	d, err := k.s.cfg.Functions.ByID(k.ctx, slot.Account, slot.Name, slot.Function)
+	return err == nil && d.Revision == slot.Revision
+}
+
 // pressure gives up one free slot for a call that has no place: of the function that was not called for the longest time.
 func (k *keeper) pressure() {
 	k.paused = time.Now().Add(warmPause)
+	k.giveUp(func(*kept) bool { return true })
+}
+
+// giveUp retires one free slot of those functions.
+func (k *keeper) giveUp(of func(f *kept) bool) {
 	var choice *keptSlot
 	var oldest time.Time
 	for _, f := range k.functions {
+		if !of(f) {
+			continue
+		}
 		for _, slot := range f.slots {
-			if slot.ready && !slot.busy && (choice == nil || f.lastCall.Before(oldest)) {
+			if slot.ready && !slot.busy && !slot.retiring && (choice == nil || f.lastCall.Before(oldest)) {
 				choice, oldest = slot, f.lastCall
 			}
 		}
 	}
 	if choice != nil {
-		k.retire(choice.Slot)
+		k.retire(choice)
 	}
 }
 
 // retire ends a free slot of the same function and revision: which one, if any is free still, is decided where slots are taken.
-func (k *keeper) retire(slot api.Slot) {
+func (k *keeper) retire(slot *keptSlot) {
+	slot.retiring = true
 	k.do(func() {
 		retired, err := k.s.cfg.Slots.RetireSlot(k.ctx, slot.Function, slot.Revision)
-		switch {
-		case err == nil:
-			k.post(func() { k.drop(retired) })
-		case api.CodeOf(err) != api.NotFound:
+		if err != nil && api.CodeOf(err) != api.NotFound {
 			k.log.Debug("a slot is not given up", "function", slot.Function, "error", err)
 		}
+		k.post(func() {
+			slot.retiring = false
+			if err == nil {
+				k.drop(retired)
+			}
+		})
 	})
 }
 
 func (k *keeper) adjustAll() {
-	known := map[string]bool{}
+	known, short := map[string]bool{}, map[string]bool{}
 	for _, d := range k.s.cfg.Functions.All() {
 		known[d.ID] = true
-		k.adjust(&d)
+		if k.adjust(&d) {
+			short[d.Account] = true
+			// What a function asks for goes before what others of its account are given.
+			k.giveUp(func(f *kept) bool { return f.adaptive && f.account == d.Account })
+		}
 	}
+	k.short = short
 	for id, f := range k.functions {
 		if known[id] || f.starting > 0 {
 			continue
@@ -275,33 +303,35 @@ func (k *keeper) adjustAll() {
 	}
 }
 
-// adjust starts or gives up slots of a function so that it has as many as it needs.
-func (k *keeper) adjust(d *api.Definition) {
+// adjust starts or gives up slots of a function so that it has as many as it needs. short tells that it lacks some that it asks for, as the
+// limits leave no room for them.
+func (k *keeper) adjust(d *api.Definition) (short bool) {
 	extensions, err := d.Function.Extensions()
 	if err != nil {
-		return // it was made under other rules
+		return false // it was made under other rules
 	}
 	f, now := k.functions[d.ID], time.Now()
 	if f == nil {
 		if extensions.Warm <= 0 {
-			return // never called
+			return false // never called
 		}
-		f = k.function(d.ID)
+		f = k.function(d.ID, d.Account)
 	}
+	f.adaptive = extensions.Warm < 0
 	f.wanted = k.wanted(f, extensions, now)
 	current, free := f.starting, 0
-	var excess []api.Slot
+	var excess []*keptSlot
 	for _, slot := range f.slots {
 		switch {
-		case slot.busy:
+		case slot.busy, slot.retiring:
 		case slot.Revision != d.Revision:
-			excess = append(excess, slot.Slot)
+			excess = append(excess, slot)
 		default:
 			current++
 			if slot.ready {
 				free++
 				if free > f.wanted && (!extensions.Reuse || f.wanted == 0) {
-					excess = append(excess, slot.Slot)
+					excess = append(excess, slot)
 				}
 			}
 		}
@@ -309,13 +339,14 @@ func (k *keeper) adjust(d *api.Definition) {
 	for _, slot := range excess {
 		k.retire(slot)
 	}
-	if now.Before(k.paused) || now.Before(f.after) {
-		return
+	if current >= f.wanted || now.Before(k.paused) || now.Before(f.after) || f.adaptive && k.short[d.Account] {
+		return false
 	}
 	for room := k.room(d.Account); current < f.wanted && room > 0; room-- {
 		current++
 		k.dispatch(f, d)
 	}
+	return current < f.wanted && !f.adaptive
 }
 
 // wanted is how many slots a function needs: by Little's law those that are taken while a new one starts, and a margin for arrivals that are
@@ -340,13 +371,11 @@ func (k *keeper) wanted(f *kept, extensions api.Extensions, now time.Time) int {
 func (k *keeper) room(account string) int {
 	total, own := 0, 0
 	for _, f := range k.functions {
-		for _, slot := range f.slots {
-			total++
-			if slot.Account == account {
-				own++
-			}
+		n := len(f.slots) + f.starting
+		total += n
+		if f.account == account {
+			own += n
 		}
-		total += f.starting
 	}
 	return min(k.s.cfg.Warm.Total-total, k.s.cfg.Warm.Account-own)
 }
@@ -364,7 +393,9 @@ func (k *keeper) dispatch(f *kept, d *api.Definition) {
 				return
 			}
 			slot.Job = job
-			k.add(slot)
+			if f.slots[job] == nil { // else its container was faster than the answer
+				k.add(slot)
+			}
 		})
 	})
 }

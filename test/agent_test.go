@@ -28,13 +28,15 @@ func TestAgentEndsWithAllThatItStarted(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		own := startOwn(t, "agent", o)
 		require.GreaterOrEqual(t, len(childrenOf(own.cmd.Process.Pid)), 2, "its Nomad and its Consul")
-		require.Equal(t, "HelloWorld\n", own.create(t, program("funcd/hello")).sync(t, "").body)
-		slow := own.create(t, program("funcd/sleep", "600"))
+		require.Equal(t, "HelloWorld\n", own.create(t, cold(program("funcd/hello"))).sync(t, "").body)
+		waits := own.create(t, warm(1, program("funcd/hello")))
+		waits.awaitReady(t, 1)
+		slow := own.create(t, cold(program("funcd/sleep", "600")))
 		slow.eventsOf(t, slow.call(t, ""), api.Running)
 		children := childrenOf(own.cmd.Process.Pid)
 		allocations, err := own.allocations()
 		require.NoError(t, err)
-		require.Len(t, allocations, 2)
+		require.Len(t, allocations, 3, "a call that has ended, one that runs, and a container that waits for one")
 
 		begin := time.Now()
 		require.NoError(t, own.stop(signal), signal)

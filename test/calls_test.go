@@ -307,7 +307,7 @@ func TestEndedCallIsKeptUntilItIsFetched(t *testing.T) {
 // TestContainersGoWithTheirCalls: every call has a container of its own, which is gone after it.
 func TestContainersGoWithTheirCalls(t *testing.T) {
 	t.Parallel()
-	f := dev.create(t, program("funcd/env"))
+	f := dev.create(t, cold(program("funcd/env")))
 	hosts, allocations := map[string]bool{}, []string{}
 	for range 2 {
 		call := f.call(t, "")

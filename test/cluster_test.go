@@ -139,7 +139,7 @@ func TestCallOfALostNodeFails(t *testing.T) {
 	o := beside("lost")
 	o.config += "log_level = \"debug\"\nnomad {\n  node_pool = \"lost\"\n}\n"
 	own := startOwn(t, "lost", o)
-	f := own.create(t, program("funcd/sleep", "600"))
+	f := own.create(t, cold(program("funcd/sleep", "600"))) // or its slots would run on too
 	call := f.call(t, "")
 	f.eventsOf(t, call, api.Running)
 	container := containerOf(t, f.allocationOf(t, call).ID)

@@ -141,7 +141,7 @@ func TestImageThatIsGoneIsNamed(t *testing.T) {
 	t.Run("one of this machine", func(t *testing.T) {
 		t.Parallel()
 		image := newImage(t, "funcd-test/gone")
-		f := dev.create(t, program(image))
+		f := dev.create(t, cold(program(image)))
 		require.Equal(t, "HelloWorld\n", f.sync(t, "").body)
 		docker(t, "", "rmi", "--force", image)
 		out := f.sync(t, "")
@@ -154,7 +154,7 @@ func TestImageThatIsGoneIsNamed(t *testing.T) {
 		image := newImage(t, address+"/gone")
 		docker(t, "", "push", image)
 		docker(t, "", "rmi", "--force", image)
-		f := dev.create(t, program(image))
+		f := dev.create(t, cold(program(image)))
 		require.Equal(t, "HelloWorld\n", f.sync(t, "").body, "it is pulled")
 		docker(t, "", "rmi", "--force", image)
 		digest := strings.TrimSpace(docker(t, "", "images", "--digests", "--format", "{{.Repository}}@{{.Digest}}", address+"/gone"))

@@ -97,6 +97,12 @@ func program(image string, cmd ...string) api.Function {
 	return api.Function{Config: api.Config{Image: image, Cmd: cmd}}
 }
 
+// cold is the function without containers that wait for calls: each call has one that was started for it.
+func cold(f api.Function) api.Function {
+	f.Config.Labels = map[string]string{"funcd.warm": "0"}
+	return f
+}
+
 // path is that of a call endpoint for the function.
 func (f *function) path(endpoint string, more ...string) string {
 	return "/" + strings.Join(append([]string{endpoint, f.Name, f.UUID}, more...), "/")
@@ -186,12 +192,18 @@ func kinds(events []api.Event) []string {
 // last is the last event.
 func last(events []api.Event) api.Event { return events[len(events)-1] }
 
-// children are the function's calls as Nomad has them.
-func (f *function) children(t *testing.T) []job {
+// dispatches are the function's containers as Nomad has them: those of calls, and those that were started ahead of any.
+func (f *function) dispatches(t *testing.T) []job {
 	t.Helper()
 	var list []job
-	dev.nomadGet(t, "/v1/jobs?prefix="+f.job()+"/dispatch-", &list)
+	f.on.nomadGet(t, "/v1/jobs?prefix="+f.job()+"/dispatch-", &list)
 	return list
+}
+
+// children are the dispatches for a call.
+func (f *function) children(t *testing.T) []job {
+	t.Helper()
+	return slices.DeleteFunc(f.dispatches(t), func(j job) bool { return strings.HasPrefix(j.ID, f.job()+"/dispatch-slot-") })
 }
 
 // childOf waits for the job of a call.

@@ -223,7 +223,7 @@ func TestEveryManagementPathHasVersions(t *testing.T) {
 
 func TestUpdateChangesWhatItNamesAndNothingElse(t *testing.T) {
 	t.Parallel()
-	f := dev.create(t, api.Function{Config: api.Config{Image: "funcd/env", Env: []string{"COLOUR=blue"}}})
+	f := dev.create(t, cold(api.Function{Config: api.Config{Image: "funcd/env", Env: []string{"COLOUR=blue"}}}))
 	put := func(body string) api.Function {
 		a := dev.request(t, http.MethodPut, "/funcs/"+f.Name, body)
 		require.Equal(t, http.StatusOK, a.status, a.body)
@@ -324,7 +324,7 @@ func TestDeleteLeavesNothing(t *testing.T) {
 		require.Equal(t, http.StatusNotFound, dev.request(t, method, path, "").status, path)
 	}
 	require.Equal(t, http.StatusNotFound, request(t, http.MethodGet, dev.nomad+jobOf(f.job()), "").status)
-	require.Empty(t, f.children(t))
+	require.Empty(t, f.dispatches(t))
 	for _, key := range dev.consulKeys(t, "funcd/") {
 		require.False(t, slices.Contains(keys, key), "%s is left in Consul", key)
 	}
@@ -367,7 +367,7 @@ func TestCreateThatFailsHalfwayLeavesNothing(t *testing.T) {
 		g.set(nil)
 		require.Equal(t, http.StatusNotFound, request(t, http.MethodGet, dev.nomad+jobOf("func-default-halfway"), "").status, name)
 	}
-	f := own.create(t, api.Function{Name: "halfway", Config: api.Config{Image: "funcd/hello"}})
+	f := own.create(t, cold(api.Function{Name: "halfway", Config: api.Config{Image: "funcd/hello"}}))
 	require.Equal(t, "HelloWorld\n", f.sync(t, "").body)
 
 	// An update that can't be registered is taken back too.

@@ -119,7 +119,7 @@ func TestBadInputIsRefusedAndNothingStored(t *testing.T) {
 	require.Equal(t, listed, own.request(t, http.MethodGet, "/funcs", "").body)
 	require.Equal(t, before, stored())
 	require.Empty(t, f.events(t, ""), "no call was made")
-	require.Empty(t, f.children(t))
+	require.Empty(t, f.dispatches(t))
 	require.Equal(t, http.StatusNotFound, request(t, http.MethodGet, dev.nomad+jobOf("func-default-bad"), "").status)
 	require.NoError(t, own.RemoveFunction(t.Context(), f.Name), "no call is in its queue")
 }

@@ -19,7 +19,7 @@ func TestQuotaBoundsTheCallsAtOnce(t *testing.T) {
 	t.Parallel()
 	const quota, calls = 10, 12
 	own := startOwn(t, "quota", beside("quota"))
-	f := own.create(t, program("funcd/sleep", "2"))
+	f := own.create(t, cold(program("funcd/sleep", "2")))
 	ids := make([]string, calls)
 	for i := range ids {
 		ids[i] = f.call(t, "")
@@ -119,7 +119,7 @@ func TestCallsSurviveTheEndOfFuncd(t *testing.T) {
 			o := beside(name)
 			o.config += "quota = 2\n"
 			own := startOwn(t, name, o)
-			f := own.create(t, program("funcd/sleep", "3"))
+			f := own.create(t, cold(program("funcd/sleep", "3")))
 			f.Timeout = 60
 			ids := make([]string, calls)
 			for i := range ids {

@@ -94,7 +94,12 @@ func serve(ctx context.Context, s *settings, dev bool, getenv func(string) strin
 	defer a.Stop()
 	if dev {
 		// A dev Nomad ends the containers with itself, and those that run a call can still say so.
-		a.beforeRunners = stack.Stop
+		a.beforeRunners = func() {
+			if stack.hasNomad && a.nomad != nil {
+				a.stopContainers()
+			}
+			stack.Stop()
+		}
 	}
 	if err := a.Start(ctx); err != nil {
 		return err
@@ -416,6 +421,15 @@ func (a *agent) Stop() {
 		a.images.Close()
 		a.consul.Close()
 	})
+}
+
+// stopContainers ends the containers of all functions, within stopTime.
+func (a *agent) stopContainers() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	if err := a.nomad.StopAll(ctx); err != nil {
+		a.log.Warn("containers may still run", "error", err)
+	}
 }
 
 // queue gives the scheduler its own interface for what the store delivers.

@@ -24,6 +24,7 @@ import (
 type devStack struct {
 	log      *slog.Logger
 	children []*child
+	hasNomad bool // Nomad is one of them
 }
 
 // toolsVariable names a directory that nomad and consul are taken from before the PATH.
@@ -101,6 +102,7 @@ func (d *devStack) nomad(ctx context.Context, address, consulAddress, dir string
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return err
 	}
+	d.hasNomad = true
 	return d.start(ctx, "nomad", ready, dir, getenv, "agent", "-dev", "-config="+file)
 }
 

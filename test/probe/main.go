@@ -7,6 +7,7 @@
 //	kill SIGNAL      send itself the signal of this number
 //	orphan SECONDS   start a child that holds the standard streams for the seconds, print its pid and exit without waiting for it
 //	hold SECONDS     do nothing for the seconds, whatever signal comes
+//	leave            print the name of the host, the own pid and what is in /tmp, in a line, and leave a file there
 //	files            print the file descriptors that it was started with and what they are, a line each
 package main
 
@@ -35,6 +36,7 @@ var commands = map[string]func(n int, stdin io.Reader, stdout, stderr io.Writer)
 	"kill":    kill,
 	"orphan":  orphan,
 	"hold":    hold,
+	"leave":   leave,
 	"files":   files,
 }
 
@@ -135,6 +137,27 @@ func hold(seconds int, _ io.Reader, _, _ io.Writer) error {
 	signal.Ignore()
 	time.Sleep(time.Duration(seconds) * time.Second)
 	return nil
+}
+
+func leave(_ int, _ io.Reader, stdout, _ io.Writer) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	const dir = "/tmp"
+	if err := os.MkdirAll(dir, 0o1777); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	words := []string{host, strconv.Itoa(os.Getpid())}
+	for _, entry := range entries {
+		words = append(words, entry.Name())
+	}
+	fmt.Fprintln(stdout, strings.Join(words, " "))
+	return os.WriteFile(fmt.Sprintf("%s/left-by-%d", dir, os.Getpid()), []byte("x"), 0o600)
 }
 
 func files(_ int, _ io.Reader, stdout, _ io.Writer) error {

@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -49,6 +52,28 @@ func TestFilesShowsTheStandardStreams(t *testing.T) {
 	for _, start := range []string{"0 ", "1 ", "2 "} {
 		if !strings.HasPrefix(stdout.String(), start) && !strings.Contains(stdout.String(), "\n"+start) {
 			t.Errorf("no descriptor %sin %q", start, stdout.String())
+		}
+	}
+}
+
+func TestLeaveTellsWhatWasLeft(t *testing.T) {
+	t.Parallel()
+	for range 2 {
+		var stdout, stderr bytes.Buffer
+		if status := run([]string{"leave"}, nil, &stdout, &stderr); status != 0 {
+			t.Fatalf("the status is %d: %s", status, &stderr)
+		}
+		left := filepath.Join("/tmp", "left-by-"+strconv.Itoa(os.Getpid()))
+		t.Cleanup(func() { _ = os.Remove(left) })
+		if _, err := os.Stat(left); err != nil {
+			t.Error(err)
+		}
+		host, err := os.Hostname()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if start := host + " " + strconv.Itoa(os.Getpid()); !strings.HasPrefix(stdout.String(), start) {
+			t.Errorf("%q does not start with %q", &stdout, start)
 		}
 	}
 }
