@@ -73,6 +73,7 @@ type Store struct {
 	mu      sync.Mutex
 	streams map[string]*anchored // by name; those that this server has seen
 
+	ready       readiness
 	anchors     sync.WaitGroup
 	stopAnchors context.CancelFunc
 	waiters     map[string]map[chan struct{}]struct{}
@@ -137,6 +138,9 @@ func (s *Store) open(ctx context.Context) error {
 	}
 	s.ended, err = s.nc.Subscribe("ended.*.*", func(m *nats.Msg) { s.wake(m.Subject) })
 	if err != nil {
+		return err
+	}
+	if err := s.watchReady(); err != nil {
 		return err
 	}
 	ctx, s.stopAnchors = context.WithCancel(context.WithoutCancel(ctx))

@@ -13,7 +13,9 @@ type fakeSlots struct {
 	mu       sync.Mutex
 	free     map[string][]*fakeSlot // by function and revision
 	watchers []*fakeWatcher
-	fail     error // of the next claim
+	fail     error           // of the next claim
+	seen     map[string]bool // functions of which a slot has waited
+	waiting  []chan struct{} // for any slot
 }
 
 type fakeSlot struct {
@@ -33,7 +35,9 @@ type fakeWatcher struct {
 	counts   func(string) api.SlotCounts
 }
 
-func newFakeSlots() *fakeSlots { return &fakeSlots{free: map[string][]*fakeSlot{}} }
+func newFakeSlots() *fakeSlots {
+	return &fakeSlots{free: map[string][]*fakeSlot{}, seen: map[string]bool{}}
+}
 
 func slotKey(function string, revision uint64) string {
 	return function + "." + strconv.FormatUint(revision, 10)
@@ -44,6 +48,11 @@ func (f *fakeSlots) WaitSlot(ctx context.Context, slot api.Slot) (*api.Assignmen
 	key := slotKey(slot.Function, slot.Revision)
 	f.mu.Lock()
 	f.free[key] = append(f.free[key], own)
+	f.seen[slot.Function] = true
+	for _, c := range f.waiting {
+		close(c)
+	}
+	f.waiting = nil
 	f.mu.Unlock()
 	f.tell(func(w *fakeWatcher) { w.ready(slot) })
 	select {
@@ -96,6 +105,14 @@ func (f *fakeSlots) ClaimSlot(_ context.Context, revision uint64, a *api.Assignm
 
 func (f *fakeSlots) RetireSlot(_ context.Context, function string, revision uint64) (api.Slot, error) {
 	return f.ask(function, revision, fakeClaim{})
+}
+
+func (f *fakeSlots) NextReady(function string) (<-chan struct{}, bool, func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := make(chan struct{})
+	f.waiting = append(f.waiting, c)
+	return c, f.seen[function], func() {}
 }
 
 func (f *fakeSlots) SlotUsed(use api.Use) { f.tell(func(w *fakeWatcher) { w.used(use) }) }

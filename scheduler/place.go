@@ -10,21 +10,49 @@ import (
 // place finds the call a container: a slot that waits, or one that is started for it. started tells that one may have been started before.
 func (r *run) place(ctx context.Context, started bool) error {
 	if !started {
-		for {
-			slot, ok, err := r.claim(ctx)
-			if err != nil {
-				return err
-			}
-			if ok {
-				return nil
-			}
-			if slot.Job == "" {
-				break
-			}
+		if ok, err := r.findSlot(ctx); ok || err != nil {
+			return err
 		}
 	}
 	r.used("")
 	return r.dispatch(ctx)
+}
+
+// reuseTime is how long a call waits for a container that serves another call now, where the function lets containers be reused: a new one
+// would take as long to start, and much more of the machine.
+const reuseTime = 300 * time.Millisecond
+
+// findSlot gives the call to a slot. ok is false if it is to have a container of its own.
+func (r *run) findSlot(ctx context.Context) (ok bool, err error) {
+	extensions, err := r.function.Function.Extensions()
+	if err != nil {
+		return false, err
+	}
+	var enough <-chan time.Time
+	for {
+		// Before the claim: a slot that becomes free after it is not missed.
+		ready, known, stop := r.s.cfg.Slots.NextReady(r.function.ID)
+		slot, ok, err := r.claim(ctx)
+		if ok || err != nil || slot.Job == "" && !(extensions.Reuse && known) {
+			stop()
+			return ok, err
+		}
+		if slot.Job == "" {
+			if enough == nil {
+				enough = time.After(reuseTime)
+			}
+			select {
+			case <-ready:
+			case <-enough:
+				stop()
+				return false, nil
+			case <-ctx.Done():
+				stop()
+				return false, ctx.Err()
+			}
+		}
+		stop()
+	}
 }
 
 // used tells that the call has begun in a slot, or without one.

@@ -365,3 +365,41 @@ func TestStoreThatIsAwayWhileASlotIsClaimed(t *testing.T) {
 		k.requireFinished(call, "out")
 	})
 }
+
+// Where containers are reused, a call waits a moment for one that serves another call, before it has one of its own started.
+func TestCallWaitsForAReusedContainer(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		k.label("funcd.reuse", "true")
+		waiting := k.slot(1)
+		first := k.submit()
+		require.Equal(t, first, (<-waiting).assignment.CallID)
+		require.NoError(t, k.begin(1, first))
+
+		second := k.submit()
+		time.Sleep(reuseTime / 2)
+		synctest.Wait()
+		require.Empty(t, k.dispatched())
+		require.NoError(t, k.report(1, first, 0, ""))
+		require.Equal(t, second, (<-k.slot(1)).assignment.CallID)
+		require.NoError(t, k.begin(1, second))
+
+		begin := time.Now()
+		third := k.submit()
+		time.Sleep(reuseTime)
+		synctest.Wait()
+		require.Equal(t, []string{third}, k.dispatched())
+		require.Equal(t, reuseTime, time.Since(begin))
+	})
+}
+
+// Where they are not, one that serves a call is of no use to the next.
+func TestCallDoesNotWaitForAContainerOfAnother(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		waiting := k.slot(1)
+		first := k.submit()
+		require.Equal(t, first, (<-waiting).assignment.CallID)
+		require.NoError(t, k.begin(1, first))
+		second := k.submit()
+		require.Equal(t, []string{second}, k.dispatched())
+	})
+}

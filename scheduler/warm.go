@@ -323,7 +323,9 @@ func (k *keeper) adjust(d *api.Definition) (short bool) {
 	var excess []*keptSlot
 	for _, slot := range f.slots {
 		switch {
-		case slot.busy, slot.retiring:
+		case slot.retiring:
+		case slot.busy:
+			current++ // it is reused, and comes back
 		case slot.Revision != d.Revision:
 			excess = append(excess, slot)
 		default:
@@ -362,6 +364,9 @@ func (k *keeper) wanted(f *kept, extensions api.Extensions, now time.Time) int {
 	}
 	if f.lastCall.IsZero() || now.Sub(f.lastCall) > idle {
 		return 0
+	}
+	if extensions.Reuse {
+		return 1 // containers that are started for calls stay, as many as there are calls at once
 	}
 	taken := f.decayed(now) / rateWindow.Seconds() * f.start.Seconds()
 	return max(min(int(math.Ceil(taken+math.Sqrt(taken))), limits.Function), 1)

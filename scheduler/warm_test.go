@@ -434,16 +434,16 @@ func TestReusedContainerServesManyCalls(t *testing.T) {
 		k.wait(time.Second)
 		for range 40 {
 			require.False(t, k.called())
-			k.wait(time.Second)
-			require.GreaterOrEqual(t, k.counts("f1").Ready, 1)
+			k.wait(3 * time.Second) // the replacement of one that has served its calls starts meanwhile
+			require.Equal(t, 1, k.counts("f1").Ready)
 		}
 		require.Equal(t, 40, n.calls())
 		for job, calls := range n.served {
 			require.LessOrEqual(t, len(calls), 10, job)
 		}
 		require.GreaterOrEqual(t, k.counts("f1").Ready, 1)
-		require.LessOrEqual(t, n.most["hello"], 3, "one works, one is ready, one is in their place soon")
-		require.LessOrEqual(t, len(k.cluster.asked(&k.cluster.slots)), 7)
+		require.LessOrEqual(t, n.most["hello"], 2, "one works or is ready, one is in its place soon")
+		require.Len(t, k.cluster.asked(&k.cluster.slots), 5)
 	})
 }
 
