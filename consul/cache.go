@@ -78,6 +78,17 @@ func (c *cache[V]) get(key string) (value V, ok bool) {
 	return value, ok
 }
 
+// known returns what is in memory as Consul's record of it.
+func (c *cache[V]) known(key string) (record[V], bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	row, ok := c.rows.rows[key]
+	if !ok {
+		return record[V]{}, false
+	}
+	return record[V]{key: key, index: row.index, value: *row.value}, true
+}
+
 // all returns the values that keep wants, in the order of compare.
 func (c *cache[V]) all(keep func(*V) bool, compare func(a, b V) int) []V {
 	c.mu.RLock()
@@ -219,6 +230,9 @@ func (f *Functions) Get(ctx context.Context, account, name string) (api.Definiti
 		return def, nil
 	}
 	return f.miss(ctx, "name "+functionID(account, name), func(ctx context.Context) (functionRecord, error) {
+		if r, ok := f.known(functionID(account, name)); ok {
+			return r, nil // another one's read has just ended
+		}
 		return f.client.function(ctx, account, name)
 	})
 }
