@@ -6,7 +6,7 @@
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: ## set everything up, start funcd in the background and run an example (the first time: some 8 minutes)
+run: ## set everything up, start funcd in the background and run an example (the first time: a quarter of an hour)
 	@scripts/run
 
 stop: ## end what `make run` started
