@@ -108,3 +108,13 @@ func CodeOf(err error) Code {
 	}
 	return Internal
 }
+
+// MessageOf returns what the caller may read of err: the message of the first *Error in its chain, and nothing of any other. Details are
+// for the log.
+func MessageOf(err error) string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Message
+	}
+	return "internal error"
+}

@@ -10,6 +10,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func TestMessageOf(t *testing.T) {
+	t.Parallel()
+	cause := errors.New("10.0.0.1 refused")
+	require.Equal(t, "away", MessageOf(fmt.Errorf("asking: %w", Wrap(Unavailable, cause, "away"))))
+	require.Equal(t, "internal error", MessageOf(cause))
+}
+
 func TestCodeOf(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

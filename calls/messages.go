@@ -53,18 +53,9 @@ func takeAnswer(assignment *api.Assignment, payload []byte, err error) *nats.Msg
 		err = jsonErr
 	}
 	if err != nil {
-		return &nats.Msg{Header: nats.Header{api.ErrorHeader: []string{string(api.CodeOf(err))}}, Data: []byte(publicMessage(err))}
+		return &nats.Msg{Header: nats.Header{api.ErrorHeader: []string{string(api.CodeOf(err))}}, Data: []byte(api.MessageOf(err))}
 	}
 	return &nats.Msg{Header: nats.Header{assignmentHeader: []string{string(head)}}, Data: payload}
-}
-
-// publicMessage is the sentence of an error without its cause, which stays in this server's log.
-func publicMessage(err error) string {
-	var e *api.Error
-	if errors.As(err, &e) {
-		return e.Message
-	}
-	return "internal error"
 }
 
 // Take takes the call for an allocation from the server that offers it. The error is of code NotFound if no server does now, and Conflict if

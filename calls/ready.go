@@ -2,6 +2,7 @@ package calls
 
 import (
 	"encoding/json"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,10 +40,7 @@ func (r *readiness) announced(function string, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.seen[function] = now
-	if waiting := r.waiting[function]; len(waiting) > 0 {
-		close(waiting[0])
-		r.waiting[function] = waiting[1:]
-	}
+	r.wake(function)
 	for other, seen := range r.seen { // a few at a time: Go's order is random
 		if now.Sub(seen) < slotMemory {
 			break
@@ -51,8 +49,23 @@ func (r *readiness) announced(function string, now time.Time) {
 	}
 }
 
+// wake wakes the first who waits, if anyone does. r.mu is held.
+func (r *readiness) wake(function string) {
+	if waiting := r.waiting[function]; len(waiting) > 0 {
+		close(waiting[0])
+		r.keep(function, waiting[1:])
+	}
+}
+
+func (r *readiness) keep(function string, waiting []chan struct{}) {
+	if r.waiting[function] = waiting; len(waiting) == 0 {
+		delete(r.waiting, function)
+	}
+}
+
 // NextReady returns a channel that is closed when a slot of the function becomes free, for the one who has waited longest. known tells that
-// the function has slots, which serve other calls if none is free. Call stop, once.
+// the function has slots, which serve other calls if none is free. Whoever stops waiting before the channel is closed calls stop, once: if it
+// was closed in the same moment, the next in line is woken in place of the caller.
 func (s *Store) NextReady(function string) (ready <-chan struct{}, known bool, stop func()) {
 	r, c := &s.ready, make(chan struct{})
 	r.mu.Lock()
@@ -62,14 +75,10 @@ func (s *Store) NextReady(function string) (ready <-chan struct{}, known bool, s
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		waiting := r.waiting[function]
-		for i, other := range waiting {
-			if other == c {
-				waiting = append(waiting[:i:i], waiting[i+1:]...)
-				break
-			}
-		}
-		if r.waiting[function] = waiting; len(waiting) == 0 {
-			delete(r.waiting, function)
+		if i := slices.Index(waiting, c); i >= 0 {
+			r.keep(function, slices.Delete(waiting, i, i+1))
+		} else {
+			r.wake(function)
 		}
 	}
 }

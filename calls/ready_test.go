@@ -12,10 +12,10 @@ import (
 func TestNextReadyWakesWhoHasWaitedLongest(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, Config{})
-	first, known, stopFirst := s.NextReady("f")
+	first, known, _ := s.NextReady("f")
 	require.False(t, known, "no slot of the function was ever free")
 	gone, _, stopGone := s.NextReady("f")
-	second, _, stopSecond := s.NextReady("f")
+	second, _, _ := s.NextReady("f")
 	other, _, stopOther := s.NextReady("g")
 	stopGone()
 
@@ -36,9 +36,28 @@ func TestNextReadyWakesWhoHasWaitedLongest(t *testing.T) {
 	}
 	_, known, stop := s.NextReady("f")
 	require.True(t, known)
-	for _, stop := range []func(){stopFirst, stopSecond, stopOther, stop} {
+	for _, stop := range []func(){stopOther, stop} {
 		stop()
 	}
+	require.Empty(t, s.ready.waiting)
+}
+
+// One who was woken but has what it needs does not take the slot from the next in line.
+func TestNextReadyPassesOnWhatIsNotNeeded(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, Config{})
+	first, _, stopFirst := s.NextReady("f")
+	second, _, stopSecond := s.NextReady("f")
+	s.ready.announced("f", time.Now())
+	<-first
+	select {
+	case <-second:
+		t.Fatal("a slot serves one")
+	default:
+	}
+	stopFirst()
+	<-second
+	stopSecond()
 	require.Empty(t, s.ready.waiting)
 }
 

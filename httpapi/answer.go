@@ -20,18 +20,10 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	if strings.Contains(r.Header.Get("Accept"), "application/json") {
 		writeJSON(w, code.Status(), struct {
 			Message string `json:"message"`
-		}{publicMessage(err)})
+		}{api.MessageOf(err)})
 		return
 	}
-	writeText(w, code.Status(), publicMessage(err))
-}
-
-func publicMessage(err error) string {
-	var e *api.Error
-	if errors.As(err, &e) {
-		return e.Message
-	}
-	return "internal error"
+	writeText(w, code.Status(), api.MessageOf(err))
 }
 
 func writeText(w http.ResponseWriter, status int, text string) {

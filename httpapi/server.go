@@ -214,7 +214,7 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 			if status == http.StatusOK {
 				status, text = http.StatusServiceUnavailable, "not ready"
 			}
-			text += "; " + a.part + ": " + publicMessage(a.err)
+			text += "; " + a.part + ": " + api.MessageOf(a.err)
 		}
 	}
 	writeText(w, status, text)

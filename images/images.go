@@ -163,24 +163,16 @@ func (r *Resolver) lookup(ctx context.Context, ref imageRef) (api.ImageInspect, 
 	case api.Unavailable:
 		if errors.Is(daemonErr, errUnknown) {
 			return api.ImageInspect{}, api.Wrap(api.Unavailable, errors.Unwrap(err),
-				fmt.Sprintf("%s, and the local Docker daemon does not know %s", message(err), ref))
+				fmt.Sprintf("%s, and the local Docker daemon does not know %s", api.MessageOf(err), ref))
 		}
 	case api.NotFound:
 		// A daemon that is there but fails may have the image.
 		if daemonFailed {
 			return api.ImageInspect{}, api.Wrap(api.Unavailable, errors.Join(daemonErr, err),
-				fmt.Sprintf("%s in its registry, and the local Docker daemon does not answer", message(err)))
+				fmt.Sprintf("%s in its registry, and the local Docker daemon does not answer", api.MessageOf(err)))
 		}
 	}
 	return found, err
-}
-
-func message(err error) string {
-	var e *api.Error
-	if errors.As(err, &e) {
-		return e.Message
-	}
-	return err.Error()
 }
 
 func noSuchImage(ref imageRef, cause error) *api.Error {

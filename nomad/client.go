@@ -258,13 +258,9 @@ func (c *Client) running(ctx context.Context) ([]string, error) {
 
 // Slots returns the containers that were started ahead of a call and have not ended, those that serve one among them.
 func (c *Client) Slots(ctx context.Context) ([]api.Slot, error) {
-	q, cancel := c.query(ctx)
-	defer cancel()
-	q.Prefix = jobs.Prefix
-	q.Filter = `ParentID != "" and Status != "dead"`
-	list, _, err := c.nomad.Jobs().ListOptions(&nomad.JobListOptions{Fields: &nomad.JobListFields{Meta: true}}, q)
+	list, err := c.list(ctx, jobs.Prefix, `ParentID != "" and Status != "dead"`, "listing the waiting containers")
 	if err != nil {
-		return nil, translate(err, "listing the waiting containers")
+		return nil, err
 	}
 	var slots []api.Slot
 	for _, job := range list {
@@ -283,16 +279,21 @@ func (c *Client) Slots(ctx context.Context) ([]api.Slot, error) {
 	return slots, nil
 }
 
-// Registered returns the revision of every function that has a job, by the function's internal id.
-func (c *Client) Registered(ctx context.Context) (map[string]uint64, error) {
+// list lists jobs by the prefix of their id and a filter expression, with their meta.
+func (c *Client) list(ctx context.Context, prefix, filter, doing string) ([]*nomad.JobListStub, error) {
 	q, cancel := c.query(ctx)
 	defer cancel()
-	q.Prefix = jobs.Prefix
-	// Dispatches have a parent; the meta of thousands of them need not travel.
-	q.Filter = `ParentID == ""`
+	q.Prefix, q.Filter = prefix, filter
 	list, _, err := c.nomad.Jobs().ListOptions(&nomad.JobListOptions{Fields: &nomad.JobListFields{Meta: true}}, q)
+	return list, translate(err, doing)
+}
+
+// Registered returns the revision of every function that has a job, by the function's internal id.
+func (c *Client) Registered(ctx context.Context) (map[string]uint64, error) {
+	// Dispatches have a parent; the meta of thousands of them need not travel.
+	list, err := c.list(ctx, jobs.Prefix, `ParentID == ""`, "listing the functions' jobs")
 	if err != nil {
-		return nil, translate(err, "listing the functions' jobs")
+		return nil, err
 	}
 	revisions := make(map[string]uint64, len(list))
 	for _, job := range list {

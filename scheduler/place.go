@@ -28,30 +28,37 @@ func (r *run) findSlot(ctx context.Context) (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	var ready <-chan struct{}
 	var enough <-chan time.Time
+	stop := func() {}
+	defer func() { stop() }()
 	for {
-		// Before the claim: a slot that becomes free after it is not missed.
-		ready, known, stop := r.s.cfg.Slots.NextReady(r.function.ID)
 		slot, ok, err := r.claim(ctx)
-		if ok || err != nil || slot.Job == "" && !(extensions.Reuse && known) {
-			stop()
+		switch {
+		case ok || err != nil:
 			return ok, err
-		}
-		if slot.Job == "" {
-			if enough == nil {
-				enough = time.After(reuseTime)
-			}
-			select {
-			case <-ready:
-			case <-enough:
-				stop()
+		case slot.Job != "":
+			continue // it has died: the next one
+		case !extensions.Reuse:
+			return false, nil
+		case ready == nil:
+			// It looks once more from here on, so that a slot that became free meanwhile is not missed.
+			var known bool
+			if ready, known, stop = r.s.cfg.Slots.NextReady(r.function.ID); !known {
 				return false, nil
-			case <-ctx.Done():
-				stop()
-				return false, ctx.Err()
 			}
+			continue
+		case enough == nil:
+			enough = time.After(reuseTime)
 		}
-		stop()
+		select {
+		case <-ready:
+			ready, stop = nil, func() {}
+		case <-enough:
+			return false, nil
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
 	}
 }
 
@@ -119,7 +126,7 @@ func (r *run) dispatch(ctx context.Context) error {
 		if api.CodeOf(err) != api.Unavailable || ctx.Err() != nil {
 			return err
 		}
-		if err := r.pendingBecause(ctx, message(err)); err != nil {
+		if err := r.pendingBecause(ctx, api.MessageOf(err)); err != nil {
 			return err
 		}
 		select {

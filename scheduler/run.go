@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -155,7 +154,7 @@ func (r *run) execute(ctx context.Context) error {
 	defer withdraw()
 	if !adopted {
 		if err := r.place(ctx, rec.Job != ""); api.CodeOf(err) == api.Invalid {
-			return r.end(ctx, api.CallFailed, message(err))
+			return r.end(ctx, api.CallFailed, api.MessageOf(err))
 		} else if err != nil {
 			return err
 		}
@@ -427,13 +426,4 @@ func (r *run) leave(ctx context.Context) error {
 	}
 	r.s.cfg.Messages.NotifyEnd(r.call.Function, r.call.ID)
 	return nil
-}
-
-// message is what the caller may read of an error.
-func message(err error) string {
-	var e *api.Error
-	if errors.As(err, &e) {
-		return e.Message
-	}
-	return err.Error()
 }

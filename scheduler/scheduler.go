@@ -71,7 +71,7 @@ type Slots interface {
 	// ClaimSlot hands the call to a free slot of this revision of its function, which is then to take it.
 	ClaimSlot(ctx context.Context, revision uint64, assignment *api.Assignment, payload []byte) (api.Slot, error)
 	// NextReady returns a channel that is closed when a slot of the function becomes free, for the one who has waited longest. known tells
-	// that the function has slots, if none is free. stop is to be called once.
+	// that the function has slots, if none is free. Whoever stops waiting before it is closed calls stop, once.
 	NextReady(function string) (ready <-chan struct{}, known bool, stop func())
 	// RetireSlot ends a free slot.
 	RetireSlot(ctx context.Context, function string, revision uint64) (api.Slot, error)

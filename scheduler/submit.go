@@ -27,7 +27,7 @@ func (s *Scheduler) Submit(ctx context.Context, d *api.Definition, env []string,
 	s.event(ctx, d.ID, api.Event{CallID: call.ID, Event: api.Called, ShortStdin: api.Short(payload)})
 	s.event(ctx, d.ID, api.Event{CallID: call.ID, Event: string(api.Pending)})
 	if err := s.cfg.Queue.Enqueue(ctx, call); err != nil {
-		s.event(ctx, d.ID, api.Event{CallID: call.ID, Event: string(api.Failed), Message: "not accepted: " + message(err)})
+		s.event(ctx, d.ID, api.Event{CallID: call.ID, Event: string(api.Failed), Message: "not accepted: " + api.MessageOf(err)})
 		return "", err
 	}
 	return call.ID, nil
