@@ -72,8 +72,9 @@ func applyAllocation(s *api.JobStatus, a *nomad.AllocationListStub, image string
 // Parts of the docker driver's error messages. It has no codes.
 var (
 	// An image that is known by its id alone is pulled only where it is missing, and no registry has it, whether one answers or not.
+	// A daemon that remembers the manifest of an image that it once had asks the registry for the blobs alone.
 	imageMissing = regexp.MustCompile(`(?i)no such image|failed to find docker image|manifest unknown|manifest for .* not found|` +
-		`repository .* not found|pull access denied|repository does not exist|name unknown|` + "failed to pull `sha256:")
+		`repository .* not found|pull access denied|repository does not exist|name unknown|unknown blob|blob unknown|` + "failed to pull `sha256:")
 	pullFailed = regexp.MustCompile("(?i)failed to pull `|error pulling|image pull")
 )
 

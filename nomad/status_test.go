@@ -49,6 +49,7 @@ func TestEnding(t *testing.T) {
 		"no such tag":                       {driverFailure("Failed to pull `busybox:nope`: Error response from daemon: manifest for busybox:nope not found: manifest unknown: manifest unknown"), "no such image: busybox"},
 		"no such tag, of a registry of v2":  {driverFailure("Failed to pull `127.0.0.1:5000/x:y`: Error response from daemon: manifest unknown"), "no such image: busybox"},
 		"no such repository":                {driverFailure("Failed to pull `127.0.0.1:5000/x`: Error response from daemon: repository 127.0.0.1:5000/x not found: name unknown: repository name not known to registry"), "no such image: busybox"},
+		"no such blob":                      {driverFailure("Failed to pull `127.0.0.1:5000/x@sha256:0`: error pulling image configuration: download failed after attempts=1: unknown blob"), "no such image: busybox"},
 		"no such local image":               {driverFailure("Failed to find docker image \"sha256:0\": No such image: sha256:0"), "no such image: busybox"},
 		"an image that was removed":         {driverFailure("failed to create container: no such image"), "no such image: busybox"},
 		"a registry that is away":           {driverFailure("Failed to pull `127.0.0.1:5000/x`: Error response from daemon: Get \"http://127.0.0.1:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused"), "image busybox can't be pulled: Failed to pull `127.0.0.1:5000/x`: Error response from daemon: Get \"http://127.0.0.1:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused"},
