@@ -45,6 +45,7 @@ type Record struct {
 	Ended      time.Time `json:",omitzero"`
 	Job        string    `json:",omitempty"` // the Nomad job of its container
 	Allocation string    `json:",omitempty"` // the Nomad allocation that it was given to
+	Runner     string    `json:",omitempty"` // the runner in it, as Allocation.Runner
 	Timeout    int       `json:",omitempty"` // seconds that it was given to run, as the function's may change meanwhile
 	ExitCode   int       `json:",omitempty"`
 	Code       Code      `json:",omitempty"` // why it failed

@@ -21,6 +21,8 @@ type Allocation struct {
 	Name    string
 
 	Slot bool `json:",omitempty"` // it confirms a call that it was handed as a slot
+	// Runner is which of the allocation's runners asks, by RunnerHeader: Nomad may start a second container in an allocation.
+	Runner string `json:",omitempty"`
 }
 
 // Slot is a container that was started ahead of a call.

@@ -27,6 +27,14 @@ const (
 	RunnerBinaryPath = "/runner/v1/funcd-runner"
 )
 
+// RunnerHeader names the runner of a request: a text of its own choice that no other has, the same in all its requests. A Nomad client
+// that was started again and finds its container gone, or its Docker away, starts another one in the same allocation, with the same token.
+// Only the one that has a call may have it again.
+const RunnerHeader = "Funcd-Runner"
+
+// MaxRunner bounds RunnerHeader's value, in bytes.
+const MaxRunner = 64
+
 // RunnerIdentity is the name and the audience of the Nomad workload identity that proves a runner's allocation.
 const RunnerIdentity = "funcd"
 

@@ -17,7 +17,14 @@ func (s *Server) allocation(r *http.Request) (api.Allocation, error) {
 	if !ok {
 		return api.Allocation{}, api.Errorf(api.Unauthorized, "the token of an allocation is missing")
 	}
-	return s.cfg.Identities.Identify(r.Context(), token)
+	allocation, err := s.cfg.Identities.Identify(r.Context(), token)
+	if err != nil {
+		return api.Allocation{}, err
+	}
+	if allocation.Runner = r.Header.Get(api.RunnerHeader); len(allocation.Runner) > api.MaxRunner {
+		return api.Allocation{}, api.Errorf(api.Invalid, "%s is longer than %d bytes", api.RunnerHeader, api.MaxRunner)
+	}
+	return allocation, nil
 }
 
 func (s *Server) runnerNext(w http.ResponseWriter, r *http.Request) error {

@@ -196,3 +196,25 @@ func TestRunnerHandlerServesRunnersOnly(t *testing.T) {
 		require.Equal(t, runners, w.status == 401)
 	}
 }
+
+func TestRunnersName(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		name   string
+		status int
+	}{
+		"none":        {"", 200},
+		"the longest": {strings.Repeat("x", api.MaxRunner), 200},
+		"too long":    {strings.Repeat("x", api.MaxRunner+1), 400},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := &slotBackend{backend: newBackend()}
+			resp, body := ask(t, serve(t, slotConfig(b)), "POST", slotNextPath, nil, "Authorization", "Bearer "+goodToken, api.RunnerHeader, c.name)
+			require.Equal(t, c.status, resp.StatusCode, body)
+			if c.status == 200 {
+				require.Equal(t, c.name, b.allocation.Runner)
+			}
+		})
+	}
+}

@@ -3,6 +3,7 @@ package runner
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -24,12 +25,13 @@ const answerTime = time.Minute
 // link is the runner's side of the endpoints that api/runner.go names.
 type link struct {
 	cfg    Config
+	name   string // of this runner, for api.RunnerHeader
 	base   string
 	client *http.Client
 }
 
 func newLink(cfg Config) (*link, error) {
-	l := &link{cfg: cfg, base: strings.TrimSuffix(cfg.Address, "/")}
+	l := &link{cfg: cfg, name: rand.Text(), base: strings.TrimSuffix(cfg.Address, "/")}
 	transport := &http.Transport{MaxIdleConns: 1, IdleConnTimeout: 90 * time.Second, DisableCompression: true, ResponseHeaderTimeout: answerTime}
 	if path, ok := strings.CutPrefix(cfg.Address, "unix://"); ok {
 		l.base = "http://funcd"
@@ -140,6 +142,7 @@ func (l *link) post(ctx context.Context, path string, body io.Reader) (*http.Res
 		return nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+l.cfg.Token)
+	req.Header.Set(api.RunnerHeader, l.name)
 	return l.client.Do(req)
 }
 

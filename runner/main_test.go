@@ -126,6 +126,7 @@ type funcd struct {
 	delivered int
 	queries   []string
 	tokens    []string
+	names     []string // of the runners
 	result    *api.Result
 	stdout    []byte
 }
@@ -134,6 +135,7 @@ func (f *funcd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.tokens = append(f.tokens, r.Header.Get("Authorization"))
+	f.names = append(f.names, r.Header.Get(api.RunnerHeader))
 	pop := func(list *[]http.HandlerFunc) bool {
 		if len(*list) == 0 {
 			return false

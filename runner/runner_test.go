@@ -494,3 +494,17 @@ func TestOOMKills(t *testing.T) {
 		})
 	}
 }
+
+func TestEachRunnerHasANameOfItsOwn(t *testing.T) {
+	t.Parallel()
+	f := newFuncd(t, "cat")
+	for range 2 {
+		require.NoError(t, f.run().err)
+	}
+	require.Len(t, f.names, 4)
+	require.Equal(t, f.names[0], f.names[1], "the same in all its requests")
+	require.Equal(t, f.names[2], f.names[3])
+	require.NotEqual(t, f.names[0], f.names[2])
+	require.NotEmpty(t, f.names[0])
+	require.LessOrEqual(t, len(f.names[0]), api.MaxRunner)
+}

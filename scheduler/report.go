@@ -164,7 +164,7 @@ func (s *Scheduler) Begin(ctx context.Context, allocation api.Allocation, functi
 	// Its owner may have died after it had written down that this allocation has the call, and nobody has adopted it yet.
 	rec, _, recErr := s.cfg.Records.Record(ctx, function, call)
 	switch {
-	case recErr == nil && rec.State == api.Running && rec.Allocation == allocation.ID:
+	case recErr == nil && rec.State == api.Running && has(&rec, &allocation):
 		return nil
 	case recErr != nil && api.CodeOf(recErr) != api.NotFound:
 		return recErr

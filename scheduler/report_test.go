@@ -343,3 +343,68 @@ func TestOutputErrors(t *testing.T) {
 		}
 	})
 }
+
+// A Nomad client that finds a container gone after its own restart starts another in the same allocation, with the same token.
+func TestASecondContainerOfTheSameAllocationGetsNoCall(t *testing.T) {
+	t.Parallel()
+	named := func(name string) api.Allocation {
+		a := alloc(1)
+		a.Runner = name
+		return a
+	}
+	t.Run("that has one", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, k *stack) {
+			call := k.submit()
+			for range 2 {
+				assignment, _, err := k.s.Next(t.Context(), named("first"), "f1", call)
+				require.NoError(t, err, "an answer that was lost is given again")
+				require.Equal(t, call, assignment.CallID)
+			}
+			_, _, err := k.s.Next(t.Context(), named("second"), "f1", call)
+			requireCode(t, api.Expired, err)
+			synctest.Wait()
+			k.requireFailed(call, api.CallFailed, "the container of the call is gone, Nomad has started another in its place")
+			require.Equal(t, []string{k.record(call).Job}, k.cluster.stopped)
+		})
+	})
+	t.Run("that has one, after a restart of the server", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, k *stack) {
+			call := k.submit()
+			_, _, err := k.s.Next(t.Context(), named("first"), "f1", call)
+			require.NoError(t, err)
+			k.restart()
+			_, _, err = k.s.Next(t.Context(), named("second"), "f1", call)
+			requireCode(t, api.Expired, err)
+			synctest.Wait()
+			k.requireFailed(call, api.CallFailed, "the container of the call is gone, Nomad has started another in its place")
+		})
+	})
+	t.Run("whose result is on its way", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, k *stack) {
+			call := k.submit()
+			_, _, err := k.s.Next(t.Context(), named("first"), "f1", call)
+			require.NoError(t, err)
+			result := &api.Result{CallID: call, Function: "f1", Outcome: api.Exited}
+			require.NoError(t, k.s.Report(t.Context(), named("first"), result, []byte("out")))
+			_, _, err = k.s.Next(t.Context(), named("second"), "f1", call)
+			requireCode(t, api.Expired, err)
+			k.requireFinished(call, "out")
+		})
+	})
+	t.Run("that has not asked yet", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, k *stack) {
+			call := k.submit()
+			_, _, err := k.s.Next(t.Context(), named("second"), "f1", call)
+			require.NoError(t, err)
+		})
+	})
+	t.Run("that confirms what the first was handed", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, k *stack) {
+			slot := k.slot(1)
+			call := k.submit()
+			require.NoError(t, (<-slot).err)
+			require.NoError(t, k.s.Begin(t.Context(), named("first"), "f1", call))
+			requireCode(t, api.Expired, k.s.Begin(t.Context(), named("second"), "f1", call))
+		})
+	})
+}

@@ -28,6 +28,8 @@ type run struct {
 	rec     api.Record
 	version uint64        // of rec in the store, 0 for one that is not stored
 	taken   chan struct{} // closed when a container has the call
+
+	replaced chan struct{} // holds a value when Nomad has started another container in place of the one that has the call
 }
 
 func newRun(s *Scheduler, d Delivery) *run {
@@ -38,7 +40,22 @@ func newRun(s *Scheduler, d Delivery) *run {
 		call:  call,
 		log:   s.log.With("call", call.ID, "function", call.Function, "account", call.Account),
 		taken: make(chan struct{}),
+
+		replaced: make(chan struct{}, 1),
 	}
+}
+
+// replace tells the owner that the container of the call is gone.
+func (r *run) replace() {
+	select {
+	case r.replaced <- struct{}{}:
+	default:
+	}
+}
+
+// has tells whether the call was given to this runner.
+func has(rec *api.Record, allocation *api.Allocation) bool {
+	return rec.Allocation == allocation.ID && rec.Runner == allocation.Runner
 }
 
 // watchAfter is how long a call may run in a slot before the slot's container is watched.
@@ -198,6 +215,9 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 		case <-taken:
 			taken = nil
 			deadline = time.After(time.Until(r.latestEnd()))
+		case <-r.replaced:
+			// It may have started the function, so the new one must not.
+			return r.abandon(ctx, api.CallFailed, "the container of the call is gone, Nomad has started another in its place")
 		case <-deadline:
 			return r.abandon(ctx, api.CallTimeout, r.timeoutMessage())
 		case <-watch.C:
@@ -278,8 +298,12 @@ func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignm
 	if !strings.HasPrefix(r.job, allocation.Job+"/") {
 		return nil, nil, api.Errorf(api.Forbidden, "the call is of another function")
 	}
-	if r.rec.State == api.Running && r.rec.Allocation == allocation.ID {
+	if r.rec.State == api.Running && has(&r.rec, &allocation) {
 		return r.assignment(), r.payload(), nil // its first answer was lost
+	}
+	if r.rec.State == api.Running && r.rec.Allocation == allocation.ID {
+		r.replace()
+		return nil, nil, api.Errorf(api.Conflict, "the call was another container's, which is gone")
 	}
 	// A slot may be so late that the call was handed on; a container from before a crash may come while a slot has the call.
 	stale := allocation.Slot && (!r.slot || r.claimed != allocation.ID)
@@ -291,7 +315,7 @@ func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignm
 	}
 	rec := r.rec
 	rec.State, rec.Message = api.Running, ""
-	rec.Job, rec.Allocation = r.job, allocation.ID
+	rec.Job, rec.Allocation, rec.Runner = r.job, allocation.ID, allocation.Runner
 	rec.Started, rec.Timeout = time.Now(), r.function.Function.Timeout
 	version, err := r.s.cfg.Records.SaveRecord(ctx, rec, r.version)
 	if api.CodeOf(err) == api.Conflict {
@@ -315,7 +339,7 @@ func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignm
 func (r *run) settle(ctx context.Context, rec api.Record) (uint64, error) {
 	stored, version, err := r.s.cfg.Records.Record(ctx, rec.Function, rec.CallID)
 	switch {
-	case err == nil && stored.State == api.Running && stored.Allocation == rec.Allocation:
+	case err == nil && stored.State == api.Running && stored.Allocation == rec.Allocation && stored.Runner == rec.Runner:
 		return version, nil
 	case err == nil && stored.State == api.Pending:
 		r.rec, r.version = stored, version
