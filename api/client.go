@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,8 +30,13 @@ type ClientConfig struct {
 	AccessKey  string       // signs the management requests; if empty they are sent unsigned
 	SecretKey  string       // of AccessKey
 	Region     string       // of the signature; DefaultRegion if empty
-	HTTPClient *http.Client // for a TLS configuration, proxy or timeout; for unix its Transport is not used. May be nil.
+	TLS        *tls.Config  // for https; the system's certificate authorities if nil. Not used with a Transport in HTTPClient.
+	HTTPClient *http.Client // for a proxy or timeout of its own; for unix its Transport is not used. May be nil.
 }
+
+// ErrNoAnswer is in the chain of the errors of a Client that did not get an answer from the server, or not a whole one. Unavailable
+// without it is what the server said.
+var ErrNoAnswer = errors.New("no answer")
 
 // Client is a client of the Func API. It may be used by many goroutines.
 //
@@ -72,7 +78,9 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		(u.Path == "" || u.Path == "/") && u.RawQuery == "" && u.Fragment == "":
 		c.base = u.Scheme + "://" + u.Host
 		if c.http.Transport == nil {
-			c.http.Transport = newTransport()
+			transport := newTransport()
+			transport.TLSClientConfig = cfg.TLS.Clone()
+			c.http.Transport = transport
 		}
 	case err == nil && u.Scheme == "unix" && u.Host == "" && path.IsAbs(u.Path):
 		c.base = "http://localhost"
@@ -152,9 +160,21 @@ func (c *Client) UpdateFunction(ctx context.Context, name string, update Functio
 	return f, err
 }
 
+// FunctionOfCall returns the function that a call belongs to. Errors: NotFound.
+func (c *Client) FunctionOfCall(ctx context.Context, callID string) (Function, error) {
+	var f Function
+	err := c.manage(ctx, http.MethodGet, []string{"funcs", "call", callID}, nil, nil, &f)
+	return f, err
+}
+
 // RemoveFunction removes a function. Errors: NotFound, Conflict while a call of it is being executed.
 func (c *Client) RemoveFunction(ctx context.Context, name string) error {
 	return c.manage(ctx, http.MethodDelete, []string{"funcs", name}, nil, nil, nil)
+}
+
+// ForceRemoveFunction removes a function also while calls of it are being executed; they are cancelled. Errors: NotFound.
+func (c *Client) ForceRemoveFunction(ctx context.Context, name string) error {
+	return c.manage(ctx, http.MethodDelete, []string{"funcs", name}, url.Values{"force": {"1"}}, nil, nil)
 }
 
 // Call queues a call and returns its id once it is durably queued. The payload is given to the function's stdin, and the header to its
@@ -216,27 +236,9 @@ func (c *Client) Output(ctx context.Context, name, uuid, callID string, wait boo
 
 // manage makes a management request: in, if not nil, is sent as JSON, and the answer is decoded into out, if not nil.
 func (c *Client) manage(ctx context.Context, method string, segments []string, query url.Values, in, out any) error {
-	var body []byte
-	if in != nil {
-		var err error
-		if body, err = json.Marshal(in); err != nil {
-			return Errorf(Invalid, "encoding the request: %w", err)
-		}
-	}
-	target, err := c.url("/v"+Version, segments)
+	req, err := c.managementRequest(ctx, method, segments, query, nil, in)
 	if err != nil {
 		return err
-	}
-	if len(query) > 0 {
-		target += "?" + query.Encode()
-	}
-	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
-	if err != nil {
-		return Wrap(Invalid, err, "the request can't be made")
-	}
-	req.Header.Set("Content-Type", "application/json")
-	if c.key.AccessKey != "" {
-		Sign(req, body, c.key, time.Now())
 	}
 	_, answer, err := c.send(req)
 	if err != nil || out == nil {
@@ -245,20 +247,61 @@ func (c *Client) manage(ctx context.Context, method string, segments []string, q
 	return c.decode(answer, out)
 }
 
-// call makes a request of the call group, which needs no signature: the UUID is the secret.
-func (c *Client) call(ctx context.Context, method string, segments []string, payload io.Reader, header http.Header) (int, []byte, error) {
-	target, err := c.url("", segments)
-	if err != nil {
-		return 0, nil, err
+// managementRequest returns a request that is signed, if there is a key to sign it with. The header may be nil.
+func (c *Client) managementRequest(ctx context.Context, method string, segments []string, query url.Values, header http.Header, in any) (*http.Request, error) {
+	var body []byte
+	if in != nil {
+		var err error
+		if body, err = json.Marshal(in); err != nil {
+			return nil, Errorf(Invalid, "encoding the request: %w", err)
+		}
 	}
-	req, err := http.NewRequestWithContext(ctx, method, target, payload)
+	target, err := c.url("/v"+Version, segments)
 	if err != nil {
-		return 0, nil, Wrap(Invalid, err, "the request can't be made")
+		return nil, err
+	}
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
+	if err != nil {
+		return nil, Wrap(Invalid, err, "the request can't be made")
 	}
 	if header != nil {
 		req.Header = header.Clone()
 	}
+	req.Header.Set("Content-Type", "application/json")
+	if c.key.AccessKey != "" {
+		Sign(req, body, c.key, time.Now())
+	}
+	return req, nil
+}
+
+// call makes a request of the call group, which needs no signature: the UUID is the secret.
+func (c *Client) call(ctx context.Context, method string, segments []string, payload io.Reader, header http.Header) (int, []byte, error) {
+	req, err := c.callRequest(ctx, method, segments, nil, payload, header)
+	if err != nil {
+		return 0, nil, err
+	}
 	return c.send(req)
+}
+
+func (c *Client) callRequest(ctx context.Context, method string, segments []string, query url.Values, payload io.Reader, header http.Header) (*http.Request, error) {
+	target, err := c.url("", segments)
+	if err != nil {
+		return nil, err
+	}
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target, payload)
+	if err != nil {
+		return nil, Wrap(Invalid, err, "the request can't be made")
+	}
+	if header != nil {
+		req.Header = header.Clone()
+	}
+	return req, nil
 }
 
 // url joins the segments, each of which stays one whatever is in it.
@@ -267,7 +310,7 @@ func (c *Client) url(prefix string, segments []string) (string, error) {
 	b.WriteString(c.base + prefix)
 	for _, segment := range segments {
 		if segment == "" || segment == "." || segment == ".." {
-			return "", Errorf(Invalid, "%q can't be a name, UUID or call id", segment)
+			return "", Errorf(Invalid, "%q can't be a name, a UUID, a call id or a part of an image's name", segment)
 		}
 		b.WriteString("/" + url.PathEscape(segment))
 	}
@@ -300,8 +343,14 @@ func (c *Client) unanswered(err error) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		err = e.Err
 	}
-	return Wrap(Unavailable, err, fmt.Sprintf("%s does not answer", c.address))
+	return Wrap(Unavailable, noAnswer{err}, fmt.Sprintf("%s does not answer", c.address))
 }
+
+// noAnswer is why there was no answer, marked as ErrNoAnswer.
+type noAnswer struct{ error }
+
+func (e noAnswer) Unwrap() error        { return e.error }
+func (e noAnswer) Is(target error) bool { return target == ErrNoAnswer }
 
 // readError returns the error that an answer stands for.
 func readError(resp *http.Response) *Error {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -93,6 +95,35 @@ func TestClientManagement(t *testing.T) {
 		"remove": {
 			"DELETE /v1.23/funcs/helloworld", "", 204, "",
 			func(ctx context.Context, c *Client) (any, error) { return nil, c.RemoveFunction(ctx, "helloworld") }, nil,
+		},
+		"remove by force": {
+			"DELETE /v1.23/funcs/helloworld?force=1", "", 204, "",
+			func(ctx context.Context, c *Client) (any, error) {
+				return nil, c.ForceRemoveFunction(ctx, "helloworld")
+			}, nil,
+		},
+		"the function of a call": {
+			"GET /v1.23/funcs/call/" + testCallID, "", 200, created,
+			func(ctx context.Context, c *Client) (any, error) { return c.FunctionOfCall(ctx, testCallID) }, want,
+		},
+		"version": {
+			"GET /v1.23/version", "", 200, `{"Version":"1","ApiVersion":"1.23","Os":"linux"}`,
+			func(ctx context.Context, c *Client) (any, error) { return c.Version(ctx) },
+			VersionInfo{Version: "1", APIVersion: "1.23", Os: "linux"},
+		},
+		"info": {
+			"GET /v1.23/info", "", 200, `{"Name":"a","NCPU":4,"MemTotal":1024,"Nodes":2}`,
+			func(ctx context.Context, c *Client) (any, error) { return c.Info(ctx) },
+			Info{Name: "a", NCPU: 4, MemTotal: 1024, Nodes: 2},
+		},
+		"an image": {
+			"GET /v1.23/images/host:5000/team/image:1.0/json", "", 200, `{"Id":"sha256:a","RepoTags":["team/image:1.0"],"Os":"linux"}`,
+			func(ctx context.Context, c *Client) (any, error) { return c.Image(ctx, "host:5000/team/image:1.0") },
+			ImageInspect{ID: "sha256:a", RepoTags: []string{"team/image:1.0"}, OS: "linux"},
+		},
+		"an image by its digest": {
+			"GET /v1.23/images/image@sha256:0a/json", "", 200, `{}`,
+			func(ctx context.Context, c *Client) (any, error) { return c.Image(ctx, "image@sha256:0a") }, ImageInspect{},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -257,6 +288,14 @@ func TestErrorRoundTrip(t *testing.T) {
 			return err
 		},
 		"RemoveFunction": func(ctx context.Context, c *Client) error { return c.RemoveFunction(ctx, "n") },
+		"FunctionOfCall": func(ctx context.Context, c *Client) error { _, err := c.FunctionOfCall(ctx, "c"); return err },
+		"Version":        func(ctx context.Context, c *Client) error { _, err := c.Version(ctx); return err },
+		"Info":           func(ctx context.Context, c *Client) error { _, err := c.Info(ctx); return err },
+		"Image":          func(ctx context.Context, c *Client) error { _, err := c.Image(ctx, "a/b"); return err },
+		"PullImage":      func(ctx context.Context, c *Client) error { return c.PullImage(ctx, "a/b", nil, nil) },
+		"Logs":           func(ctx context.Context, c *Client) error { return c.Logs(ctx, "n", "u", EventQuery{}, nil) },
+		"Status":         func(ctx context.Context, c *Client) error { _, err := c.Status(ctx, "n", "u", true); return err },
+		"Cancel":         func(ctx context.Context, c *Client) error { return c.Cancel(ctx, "n", "u", "c") },
 		"Call":           func(ctx context.Context, c *Client) error { _, err := c.Call(ctx, "n", "u", nil, nil); return err },
 		"CallSync":       func(ctx context.Context, c *Client) error { _, err := c.CallSync(ctx, "n", "u", nil, nil); return err },
 		"Output": func(ctx context.Context, c *Client) error {
@@ -331,17 +370,17 @@ func TestClientUnavailable(t *testing.T) {
 		_, _ = io.WriteString(w, "half")
 	}))
 	t.Cleanup(half.Close)
-	tls := httptest.NewUnstartedServer(http.NotFoundHandler())
-	tls.Config.ErrorLog = log.New(io.Discard, "", 0) // that the client does not trust it is what is wanted
-	tls.StartTLS()
-	t.Cleanup(tls.Close)
+	untrusted := httptest.NewUnstartedServer(http.NotFoundHandler())
+	untrusted.Config.ErrorLog = log.New(io.Discard, "", 0) // that the client does not trust it is what is wanted
+	untrusted.StartTLS()
+	t.Cleanup(untrusted.Close)
 
 	for name, address := range map[string]string{
 		"nobody listens":            closed,
 		"no such socket":            "unix://" + filepath.Join(t.TempDir(), "none.sock"),
 		"the connection is dropped": hangUp.URL,
 		"half an answer":            half.URL,
-		"an unknown certificate":    tls.URL,
+		"an unknown certificate":    untrusted.URL,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -354,7 +393,7 @@ func TestClientUnavailable(t *testing.T) {
 			require.ErrorAs(t, err, &e)
 			require.Equal(t, Unavailable, e.Code)
 			require.Equal(t, address+" does not answer", e.Message)
-			require.Error(t, e.Err)
+			require.ErrorIs(t, err, ErrNoAnswer)
 			require.NotContains(t, err.Error(), testUUID, "the UUID is a secret")
 		})
 	}
@@ -428,13 +467,27 @@ func TestClientUnixSocket(t *testing.T) {
 
 func TestClientTLS(t *testing.T) {
 	t.Parallel()
-	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "[]") }))
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "[]") }))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // a client that asks for another name hangs up
+	server.StartTLS()
 	t.Cleanup(server.Close)
 	c, err := NewClient(ClientConfig{Address: server.URL, HTTPClient: server.Client()})
 	require.NoError(t, err)
 	_, err = c.Functions(t.Context(), nil)
 	require.NoError(t, err)
 	require.Nil(t, server.Client().CheckRedirect, "the caller's client is left alone")
+
+	authorities := x509.NewCertPool()
+	authorities.AddCert(server.Certificate())
+	c, err = NewClient(ClientConfig{Address: server.URL, TLS: &tls.Config{RootCAs: authorities}})
+	require.NoError(t, err)
+	_, err = c.Functions(t.Context(), nil)
+	require.NoError(t, err)
+	c, err = NewClient(ClientConfig{Address: server.URL, TLS: &tls.Config{RootCAs: authorities, ServerName: "other.example"}})
+	require.NoError(t, err)
+	_, err = c.Functions(t.Context(), nil)
+	require.ErrorContains(t, err, "other.example")
+	require.ErrorIs(t, err, ErrNoAnswer)
 }
 
 func TestNewClientRefuses(t *testing.T) {
