@@ -15,6 +15,9 @@ func logStream(function string) string { return "LOG_" + function }
 func logSubject(function, call string) string { return "log." + function + "." + call }
 
 func (s *Store) events(ctx context.Context, function string) (*anchored, error) {
+	if err := checkIDs(function); err != nil {
+		return nil, err
+	}
 	return s.stream(ctx, logStream(function), "", func() jetstream.StreamConfig {
 		return jetstream.StreamConfig{
 			Description: "funcd: events of calls",
@@ -44,6 +47,9 @@ func (s *Store) Log(ctx context.Context, function string, events ...api.Event) {
 	for _, event := range events {
 		data, err := json.Marshal(event)
 		if err == nil {
+			err = checkIDs(event.CallID)
+		}
+		if err == nil {
 			err = s.nc.Publish(logSubject(function, event.CallID), data)
 		}
 		if err != nil {
@@ -61,6 +67,9 @@ func (s *Store) Events(ctx context.Context, function string, q api.EventQuery, y
 	}
 	subject := logSubject(function, "*")
 	if q.Call != "" {
+		if err := checkIDs(q.Call); err != nil {
+			return err
+		}
 		subject = logSubject(function, q.Call)
 	}
 	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}}

@@ -25,6 +25,9 @@ type Take = func(ctx context.Context, allocation api.Allocation) (*api.Assignmen
 // Offer lets containers take the call, through any server, until the returned function is called. take is told the allocation that asks,
 // one at a time; its error's code and message are what Take returns.
 func (s *Store) Offer(call string, take Take) (withdraw func(), err error) {
+	if err := checkIDs(call); err != nil {
+		return nil, err
+	}
 	sub, err := s.nc.Subscribe(takeSubject(call), func(m *nats.Msg) {
 		ctx, cancel := context.WithTimeout(context.Background(), TakeTimeout)
 		defer cancel()
@@ -61,6 +64,9 @@ func takeAnswer(assignment *api.Assignment, payload []byte, err error) *nats.Msg
 // Take takes the call for an allocation from the server that offers it. The error is of code NotFound if no server does now, and Conflict if
 // another allocation has it.
 func (s *Store) Take(ctx context.Context, call string, allocation api.Allocation) (*api.Assignment, []byte, error) {
+	if err := checkIDs(call); err != nil {
+		return nil, nil, err
+	}
 	request, err := json.Marshal(allocation)
 	if err != nil {
 		return nil, nil, err
@@ -107,6 +113,10 @@ func (s *Store) WaitEnd(function, call string) (ended <-chan struct{}, stop func
 // NotifyEnd tells the waiters on all servers that the call has ended. Its record must say so before.
 func (s *Store) NotifyEnd(function, call string) {
 	subject := endedSubject(function, call)
+	if err := checkIDs(function, call); err != nil {
+		s.log.Warn("nobody is told of a call's end", "error", err)
+		return
+	}
 	if err := s.nc.Publish(subject, nil); err != nil {
 		s.log.Warn("other servers were not told of a call's end", "call", call, "error", err)
 	}

@@ -14,6 +14,9 @@ func outStream(function string) string { return "OUT_" + function }
 func outSubject(function, call string) string { return "out." + function + "." + call }
 
 func (s *Store) outputs(ctx context.Context, function string) (*anchored, error) {
+	if err := checkIDs(function); err != nil {
+		return nil, err
+	}
 	return s.stream(ctx, outStream(function), outSubject(function, outAnchor), func() jetstream.StreamConfig {
 		return jetstream.StreamConfig{
 			Description:       "funcd: outputs of finished calls",
@@ -28,6 +31,9 @@ func (s *Store) outputs(ctx context.Context, function string) (*anchored, error)
 // SaveOutput stores what a call wrote to stdout. It is on disk when this returns nil. Older outputs of the function are dropped where
 // there is no room for it.
 func (s *Store) SaveOutput(ctx context.Context, function, call string, output []byte) error {
+	if err := checkIDs(call); err != nil {
+		return err
+	}
 	if _, err := s.outputs(ctx, function); err != nil {
 		return err
 	}
@@ -39,6 +45,9 @@ func (s *Store) SaveOutput(ctx context.Context, function, call string, output []
 
 // Output returns what a finished call wrote to stdout. The error is of code Expired if it had to make room for others.
 func (s *Store) Output(ctx context.Context, function, call string) ([]byte, error) {
+	if err := checkIDs(call); err != nil {
+		return nil, err
+	}
 	outputs, err := s.outputs(ctx, function)
 	if err != nil {
 		return nil, err

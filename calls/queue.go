@@ -29,6 +29,9 @@ func queueSubject(account, function, call string) string {
 
 // A queue is a stream for each account, so that its bounds in calls and in bytes are the account's own.
 func (s *Store) queue(ctx context.Context, account string) (*anchored, error) {
+	if err := checkIDs(account); err != nil {
+		return nil, err
+	}
 	return s.stream(ctx, queueStream(account), "queue."+account+"."+queueAnchor, func() jetstream.StreamConfig {
 		return jetstream.StreamConfig{
 			Description: "funcd: calls that have not ended",
@@ -48,6 +51,9 @@ func (s *Store) queue(ctx context.Context, account string) (*anchored, error) {
 // the order of Enqueue. The error is of code Unavailable if the queue is full or the store does not answer; the call may then be
 // in the queue all the same if the store failed after writing it.
 func (s *Store) Enqueue(ctx context.Context, call *api.Call) error {
+	if err := checkIDs(call.Function, call.ID); err != nil {
+		return err
+	}
 	if _, err := s.queue(ctx, call.Account); err != nil {
 		return err
 	}
@@ -74,6 +80,9 @@ func (s *Store) Enqueue(ctx context.Context, call *api.Call) error {
 // Queued returns the call as it waits in the queue or is being executed. The error is of code NotFound if it is not there, also if it has
 // ended.
 func (s *Store) Queued(ctx context.Context, account, function, call string) (*api.Call, error) {
+	if err := checkIDs(function, call); err != nil {
+		return nil, err
+	}
 	q, err := s.queue(ctx, account)
 	if err != nil {
 		return nil, err
@@ -90,6 +99,9 @@ func (s *Store) Queued(ctx context.Context, account, function, call string) (*ap
 
 // InFlight returns how many calls of a function have not ended.
 func (s *Store) InFlight(ctx context.Context, account, function string) (int, error) {
+	if err := checkIDs(function); err != nil {
+		return 0, err
+	}
 	q, err := s.queue(ctx, account)
 	if err != nil {
 		return 0, err

@@ -19,6 +19,9 @@ func recordSubject(function, call string) string { return "record." + function +
 // Record returns a call's record and its version for SaveRecord. The error is of code NotFound if there is none: the call was not given
 // to a container yet, was fetched, or never existed.
 func (s *Store) Record(ctx context.Context, function, call string) (api.Record, uint64, error) {
+	if err := checkIDs(function, call); err != nil {
+		return api.Record{}, 0, err
+	}
 	msg, err := s.records.GetLastMsgForSubject(ctx, recordSubject(function, call))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return api.Record{}, 0, api.Errorf(api.NotFound, "no such call: %s", call)
@@ -36,6 +39,9 @@ func (s *Store) Record(ctx context.Context, function, call string) (api.Record, 
 // SaveRecord stores the record if its version is still the given one, 0 for none. It returns the new version; the record is then on disk.
 // The error is of code Conflict if the record has changed meanwhile, else Unavailable.
 func (s *Store) SaveRecord(ctx context.Context, rec api.Record, version uint64) (uint64, error) {
+	if err := checkIDs(rec.Function, rec.CallID); err != nil {
+		return 0, err
+	}
 	data, err := json.Marshal(rec)
 	if err != nil {
 		return 0, err
@@ -55,6 +61,9 @@ func (s *Store) SaveRecord(ctx context.Context, rec api.Record, version uint64) 
 
 // Forget removes an ended call: its record, its output, and what may be left of it in the queue after a crash, which would run it again.
 func (s *Store) Forget(ctx context.Context, rec api.Record) error {
+	if err := checkIDs(rec.Function, rec.CallID); err != nil {
+		return err
+	}
 	q, err := s.queue(ctx, rec.Account)
 	if err != nil {
 		return err

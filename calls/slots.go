@@ -33,6 +33,9 @@ const (
 // WaitSlot offers the slot to calls, through any server, until one has claimed it or ctx has ended. It returns the call, to be confirmed by
 // taking it. The error is of code Expired if the slot is to end, and NotFound if no call has claimed it.
 func (s *Store) WaitSlot(ctx context.Context, slot api.Slot) (*api.Assignment, []byte, error) {
+	if err := checkIDs(slot.Function); err != nil {
+		return nil, nil, err
+	}
 	head, err := json.Marshal(slot)
 	if err != nil {
 		return nil, nil, err
@@ -87,6 +90,9 @@ func readClaim(claim *nats.Msg) (*api.Assignment, []byte, error) {
 // ClaimSlot hands the call to a free slot of this revision of its function, which is then to take it. The error is of code NotFound if
 // there is none.
 func (s *Store) ClaimSlot(ctx context.Context, revision uint64, assignment *api.Assignment, payload []byte) (api.Slot, error) {
+	if err := checkIDs(assignment.Function); err != nil {
+		return api.Slot{}, err
+	}
 	head, err := json.Marshal(assignment)
 	if err != nil {
 		return api.Slot{}, err
@@ -100,6 +106,9 @@ func (s *Store) ClaimSlot(ctx context.Context, revision uint64, assignment *api.
 
 // RetireSlot ends a free slot of this revision of the function, and returns it. The error is of code NotFound if there is none.
 func (s *Store) RetireSlot(ctx context.Context, function string, revision uint64) (api.Slot, error) {
+	if err := checkIDs(function); err != nil {
+		return api.Slot{}, err
+	}
 	return s.askSlot(ctx, &nats.Msg{
 		Subject: slotSubject(function, revision),
 		Header:  nats.Header{retiredHeader: []string{"true"}},

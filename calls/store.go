@@ -5,7 +5,7 @@
 //
 // Subjects: queue.<account>.<pool>.<function>.<call>, record.<function>.<call>, log.<function>.<call>, out.<function>.<call> are
 // in streams; take.<call> and ended.<function>.<call> are plain messages between servers. Functions and calls go by their ids, accounts by
-// their names; none of them can hold a dot.
+// their names; what can't be one token of a subject is refused.
 package calls
 
 import (
@@ -205,6 +205,9 @@ func (s *Store) Ping(ctx context.Context) error {
 
 // RemoveFunction drops the logs, outputs and records of a function. Its calls must have ended.
 func (s *Store) RemoveFunction(ctx context.Context, function string) error {
+	if err := checkIDs(function); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	delete(s.streams, logStream(function))
 	delete(s.streams, outStream(function))
