@@ -6,6 +6,7 @@ type JobStatus struct {
 	Allocation string // empty until the cluster has a place for it
 	Node       string
 	Waiting    string // why there is no place for it, while there is none
+	PortTaken  bool   // it waits for nothing but a port that another has
 	Running    bool   // its container has started
 	Ended      bool   // its container has ended, or will never start
 	Code       Code   // with Ended: how it failed; empty if it did not

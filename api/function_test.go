@@ -42,8 +42,7 @@ func TestFunctionJSONHasEveryMember(t *testing.T) {
 			"PublishAllPorts":true,"VolumesFrom":["v:ro"],"NetworkMode":"host"},
 		"NetworkingConfig":{"EndpointsConfig":{"net":{"any":1}}}}`
 	var f Function
-	require.NoError(t, json.Unmarshal([]byte(body), &f))
-	require.NoError(t, f.Validate())
+	require.NoError(t, json.Unmarshal([]byte(body), &f)) // not one that could be created: some of them exclude each other
 	text, err := json.Marshal(f)
 	require.NoError(t, err)
 	require.JSONEq(t, body, string(text))

@@ -71,5 +71,12 @@ func (f *Function) Extensions() (Extensions, error) {
 			return Extensions{}, Errorf(Invalid, "Config.Labels: %s: %.100q must be %s", name, f.Config.Labels[name], label.must)
 		}
 	}
+	if f.PublishesPorts() {
+		// The service of a port is that of one call, and carries its id from the container's start on.
+		if e.Warm > 0 || e.Reuse {
+			return Extensions{}, Errorf(Invalid, "Config.Labels: a function that publishes ports has a new container for each call, so funcd.warm and funcd.reuse can't be set")
+		}
+		e.Warm = 0
+	}
 	return e, nil
 }

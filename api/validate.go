@@ -15,7 +15,6 @@ import (
 	"syscall"
 
 	"github.com/distribution/reference"
-	"github.com/docker/go-connections/nat"
 	"github.com/google/uuid"
 	"github.com/moby/sys/signal"
 )
@@ -210,7 +209,10 @@ func (f *Function) Validate() error {
 	if _, err := f.Extensions(); err != nil {
 		return err
 	}
-	return f.HostConfig.validate()
+	if err := f.HostConfig.validate(); err != nil {
+		return err
+	}
+	return f.validatePorts()
 }
 
 func (c *Config) validate() error {
@@ -219,11 +221,6 @@ func (c *Config) validate() error {
 	}
 	if _, err := reference.ParseAnyReference(c.Image); err != nil {
 		return Errorf(Invalid, "Config.Image: %.300q is not an image reference: %s", c.Image, err)
-	}
-	for port := range c.ExposedPorts {
-		if err := checkPort(port); err != nil {
-			return Errorf(Invalid, "Config.ExposedPorts: %s", err)
-		}
 	}
 	for _, env := range c.Env {
 		name, _, ok := strings.Cut(env, "=")
@@ -266,19 +263,6 @@ func (h *HostConfig) validate() error {
 			return Errorf(Invalid, "HostConfig.Links: %.300q must be of the form name:alias", link)
 		}
 	}
-	for port, bindings := range h.PortBindings {
-		if err := checkPort(port); err != nil {
-			return Errorf(Invalid, "HostConfig.PortBindings: %s", err)
-		}
-		for _, b := range bindings {
-			if b.HostPort == "" {
-				continue
-			}
-			if n, err := strconv.ParseUint(b.HostPort, 10, 16); err != nil || n == 0 {
-				return Errorf(Invalid, "HostConfig.PortBindings: HostPort %.100q must be a port from 1 to 65535, or empty for any", b.HostPort)
-			}
-		}
-	}
 	for _, volume := range h.VolumesFrom {
 		name, mode, ok := strings.Cut(volume, ":")
 		if !linkNameFormat.MatchString(name) || ok && mode != "ro" && mode != "rw" {
@@ -290,20 +274,6 @@ func (h *HostConfig) validate() error {
 	case ok && linkNameFormat.MatchString(container):
 	default:
 		return Errorf(Invalid, "HostConfig.NetworkMode: %.300q must be bridge, host, none or container:<name|id>", h.NetworkMode)
-	}
-	return nil
-}
-
-func checkPort(port string) error {
-	number, protocol, ok := strings.Cut(port, "/")
-	if !ok {
-		protocol = "tcp"
-	}
-	if protocol != "tcp" && protocol != "udp" {
-		return fmt.Errorf("%.100q must be of the form <port>/<tcp|udp>", port)
-	}
-	if n, err := nat.ParsePort(number); err != nil || n == 0 {
-		return fmt.Errorf("%.100q must be of the form <port>/<tcp|udp> with a port from 1 to 65535", port)
 	}
 	return nil
 }

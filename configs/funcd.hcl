@@ -89,6 +89,9 @@ nomad {
 
   # Processes in one container. 0: the clients' own limit.
   pids_limit = 1024
+
+  # The host_network of the clients on whose address ports are published. One with several addresses on a node has a fixed port once for each.
+  # host_network = "default"
 }
 
 # Where calls are kept. Without a URL: in a NATS JetStream server inside funcd, which opens no port and syncs every call to the disk.

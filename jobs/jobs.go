@@ -31,6 +31,7 @@ type Options struct {
 	Sizes          map[string]Size // by ContainerSize; all of api.Sizes
 	MaxKillTimeout time.Duration   // the clients' max_kill_timeout, over which Nomad would cut it
 	PidsLimit      int             // processes in a container, 0 for the clients' default
+	HostNetwork    string          // of the clients, where ports are published; empty for the default
 	Runner         Runner
 }
 
@@ -152,7 +153,7 @@ func (o *Options) Validate() error {
 	return nil
 }
 
-// Render returns the function's job. The error is of code Invalid if the function's size is not in the options.
+// Render returns the function's job. The error is of code Invalid if the function asks for what can't be had here.
 func Render(d *api.Definition, o Options) (*nomad.Job, error) {
 	size, ok := o.Sizes[d.Function.ContainerSize]
 	if !ok {
@@ -180,7 +181,11 @@ func Render(d *api.Definition, o Options) (*nomad.Job, error) {
 	group.RestartPolicy = &nomad.RestartPolicy{Attempts: new(0), Mode: new("fail"), Interval: new(time.Minute), Delay: new(time.Duration(0))}
 	group.ReschedulePolicy = &nomad.ReschedulePolicy{Attempts: new(0), Unlimited: new(false)}
 	group.EphemeralDisk = &nomad.EphemeralDisk{SizeMB: new(diskMB)}
-	group.AddTask(task(d, size, o))
+	task := task(d, size, o)
+	if err := publish(d, group, task, o); err != nil {
+		return nil, err
+	}
+	group.AddTask(task)
 	job.AddTaskGroup(group)
 	return job, nil
 }

@@ -23,11 +23,13 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // goldenCase is a file in testdata: a function as its owner sends it, and what an operator has set differently from the defaults.
 type goldenCase struct {
 	Create  json.RawMessage // the body of POST /funcs/create
+	Image   []string        // the ports that the image exposes
 	Options struct {
 		URL            string
 		Namespace      string
 		NodePool       string
 		PidsLimit      int
+		HostNetwork    string
 		MaxKillTimeout string
 		Sizes          map[string]Size
 	}
@@ -72,6 +74,7 @@ func TestGolden(t *testing.T) {
 				o.Runner = Runner{URL: c.Options.URL, ArchiveSHA256: testSum}
 			}
 			o.Namespace, o.NodePool = c.Options.Namespace, c.Options.NodePool
+			o.HostNetwork = c.Options.HostNetwork
 			if c.Options.PidsLimit != 0 {
 				o.PidsLimit = c.Options.PidsLimit
 			}
@@ -84,6 +87,7 @@ func TestGolden(t *testing.T) {
 			}
 			require.NoError(t, o.Validate())
 			d := definition(t, string(c.Create))
+			d.Image.ExposedPorts = c.Image
 			job, err := Render(d, o)
 			require.NoError(t, err)
 			got, err := json.MarshalIndent(job, "", "  ")

@@ -23,17 +23,26 @@ func applyEvaluation(s *api.JobStatus, eval *nomad.Evaluation) {
 	case s.Allocation != "" || s.Ended:
 		return
 	case eval.TriggeredBy == deregistered:
-		s.Ended, s.Waiting = true, ""
+		s.Ended, s.Waiting, s.PortTaken = true, "", false
 		s.Code, s.Message = api.CallFailed, "the call was stopped in Nomad before it had a container"
 	case metric != nil:
-		s.Waiting = noPlace(metric)
+		s.Waiting, s.PortTaken = noPlace(metric)
 	}
 }
 
-// noPlace says in a sentence what `nomad job status` says in a list.
-func noPlace(m *nomad.AllocationMetric) string {
+// portTaken is how Nomad names a port that another allocation on the node has: by its label and its number.
+var portTaken = regexp.MustCompile(`^network: reserved port collision \S+=([0-9]+)$`)
+
+// noPlace says in a sentence what `nomad job status` says in a list. port tells that there would be a place but for a port.
+func noPlace(m *nomad.AllocationMetric) (reason string, port bool) {
 	var reasons []string
+	port = len(m.DimensionExhausted) > 0
 	for _, dimension := range slices.Sorted(maps.Keys(m.DimensionExhausted)) {
+		if taken := portTaken.FindStringSubmatch(dimension); taken != nil {
+			reasons = append(reasons, fmt.Sprintf("port %s is taken on %s", taken[1], nodes(m.DimensionExhausted[dimension])))
+			continue
+		}
+		port = false
 		reasons = append(reasons, fmt.Sprintf("%s exhausted on %s", dimension, nodes(m.DimensionExhausted[dimension])))
 	}
 	for _, constraint := range slices.Sorted(maps.Keys(m.ConstraintFiltered)) {
@@ -41,11 +50,11 @@ func noPlace(m *nomad.AllocationMetric) string {
 	}
 	switch {
 	case len(reasons) > 0:
-		return "no capacity in the cluster: " + strings.Join(reasons, ", ")
+		return "no capacity in the cluster: " + strings.Join(reasons, ", "), port
 	case m.NodesEvaluated == 0:
-		return "no capacity in the cluster: no node is ready for it"
+		return "no capacity in the cluster: no node is ready for it", false
 	}
-	return fmt.Sprintf("no capacity in the cluster: none of %s has room for it", nodes(m.NodesEvaluated))
+	return fmt.Sprintf("no capacity in the cluster: none of %s has room for it", nodes(m.NodesEvaluated)), false
 }
 
 func nodes(n int) string {
@@ -57,7 +66,7 @@ func nodes(n int) string {
 
 // applyAllocation notes what has become of the job's allocation.
 func applyAllocation(s *api.JobStatus, a *nomad.AllocationListStub, image string) {
-	s.Allocation, s.Node, s.Waiting = a.ID, a.NodeName, ""
+	s.Allocation, s.Node, s.Waiting, s.PortTaken = a.ID, a.NodeName, "", false
 	task := a.TaskStates[jobs.TaskName]
 	s.Running = s.Running || task != nil && !task.StartedAt.IsZero()
 	switch a.ClientStatus {

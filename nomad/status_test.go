@@ -127,24 +127,39 @@ func TestNoPlace(t *testing.T) {
 	for name, c := range map[string]struct {
 		metric nomad.AllocationMetric
 		want   string
+		port   bool
 	}{
-		"no nodes": {nomad.AllocationMetric{}, "no node is ready for it"},
-		"memory":   {nomad.AllocationMetric{NodesEvaluated: 1, NodesExhausted: 1, DimensionExhausted: map[string]int{"memory": 1}}, "memory exhausted on 1 node"},
+		"no nodes": {nomad.AllocationMetric{}, "no node is ready for it", false},
+		"memory":   {nomad.AllocationMetric{NodesEvaluated: 1, NodesExhausted: 1, DimensionExhausted: map[string]int{"memory": 1}}, "memory exhausted on 1 node", false},
 		"two dimensions": {
-			nomad.AllocationMetric{NodesEvaluated: 3, DimensionExhausted: map[string]int{"memory": 1, "cpu": 2}}, "cpu exhausted on 2 nodes, memory exhausted on 1 node",
+			nomad.AllocationMetric{NodesEvaluated: 3, DimensionExhausted: map[string]int{"memory": 1, "cpu": 2}}, "cpu exhausted on 2 nodes, memory exhausted on 1 node", false,
 		},
 		"a constraint": {
-			nomad.AllocationMetric{NodesEvaluated: 2, ConstraintFiltered: map[string]int{"missing drivers": 2}}, "missing drivers excluded 2 nodes",
+			nomad.AllocationMetric{NodesEvaluated: 2, ConstraintFiltered: map[string]int{"missing drivers": 2}}, "missing drivers excluded 2 nodes", false,
 		},
 		"both": {
 			nomad.AllocationMetric{NodesEvaluated: 2, DimensionExhausted: map[string]int{"memory": 1}, ConstraintFiltered: map[string]int{"missing drivers": 1}},
-			"memory exhausted on 1 node, missing drivers excluded 1 node",
+			"memory exhausted on 1 node, missing drivers excluded 1 node", false,
 		},
-		"no reason": {nomad.AllocationMetric{NodesEvaluated: 2}, "none of 2 nodes has room for it"},
+		"no reason": {nomad.AllocationMetric{NodesEvaluated: 2}, "none of 2 nodes has room for it", false},
+		"a port": {
+			nomad.AllocationMetric{NodesEvaluated: 1, DimensionExhausted: map[string]int{"network: reserved port collision p80_8080=8080": 1}},
+			"port 8080 is taken on 1 node", true,
+		},
+		"a port and memory": {
+			nomad.AllocationMetric{NodesEvaluated: 3, DimensionExhausted: map[string]int{"network: reserved port collision p80_8080=8080": 2, "memory": 1}},
+			"memory exhausted on 1 node, port 8080 is taken on 2 nodes", false,
+		},
+		"no port is free": {
+			nomad.AllocationMetric{NodesEvaluated: 1, DimensionExhausted: map[string]int{"network: dynamic port selection failed": 1}},
+			"network: dynamic port selection failed exhausted on 1 node", false,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			require.Equal(t, "no capacity in the cluster: "+c.want, noPlace(&c.metric))
+			reason, port := noPlace(&c.metric)
+			require.Equal(t, "no capacity in the cluster: "+c.want, reason)
+			require.Equal(t, c.port, port)
 		})
 	}
 }

@@ -228,7 +228,7 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 			pressing = time.After(pressure)
 		case status := <-updates:
 			pressing = nil
-			if status.Waiting != "" {
+			if status.Waiting != "" && !status.PortTaken { // no slot holds a port
 				pressing = time.After(0)
 			}
 			if done, err := r.observe(ctx, status); done || err != nil {

@@ -198,6 +198,7 @@ func (a *agent) Start(ctx context.Context) error {
 		Sizes:          s.sizes,
 		MaxKillTimeout: s.maxKillTimeout,
 		PidsLimit:      s.Nomad.PidsLimit,
+		HostNetwork:    s.Nomad.HostNetwork,
 		Runner:         runner.job,
 	}
 	a.nomad, err = nomad.New(nomad.Config{Address: s.Nomad.Address, Token: s.Nomad.Token, Options: options, Logger: a.log})

@@ -73,6 +73,7 @@ type nomadConfig struct {
 	Priority       int      `hcl:"priority,optional"`
 	MaxKillTimeout string   `hcl:"max_kill_timeout,optional"`
 	PidsLimit      int      `hcl:"pids_limit,optional"`
+	HostNetwork    string   `hcl:"host_network,optional"`
 }
 
 type natsConfig struct {

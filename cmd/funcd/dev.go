@@ -51,6 +51,9 @@ func startDevStack(ctx context.Context, s *settings, getenv func(string) string,
 			return nil, err
 		}
 	}
+	if stack.hasNomad && s.Nomad.HostNetwork == "" {
+		s.Nomad.HostNetwork = devHostNetwork
+	}
 	return stack, nil
 }
 
@@ -106,6 +109,10 @@ func (d *devStack) nomad(ctx context.Context, address, consulAddress, dir string
 	return d.start(ctx, "nomad", ready, dir, getenv, "agent", "-dev", "-config="+file)
 }
 
+// devHostNetwork is where the dev agent's ports are published. Its default network has two addresses, each with a port of every number: a fixed
+// port could be had twice.
+const devHostNetwork = "ipv4"
+
 // nomadDevConfig is a dev agent's. A second agent on the same Docker would remove the containers of the first, and any removes images that
 // it does not need any more, which for one that exists only locally is for ever: both are switched off here.
 const nomadDevConfig = `# Written by funcd agent --dev at each start.
@@ -125,6 +132,9 @@ consul {
 client {
   options = {
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
+  }
+  host_network "ipv4" {
+    cidr = "127.0.0.1/32"
   }
 }
 

@@ -8,6 +8,7 @@
 //	orphan SECONDS   start a child that holds the standard streams for the seconds, print its pid and exit without waiting for it
 //	hold SECONDS     do nothing for the seconds, whatever signal comes
 //	leave            print the name of the host, the own pid and what is in /tmp, in a line, and leave a file there
+//	listen PORT      answer each line that comes to the port, over TCP or UDP, with the protocol and the name of the host, until one says "end"
 //	files            print the file descriptors that it was started with and what they are, a line each
 package main
 
@@ -38,6 +39,7 @@ var commands = map[string]func(n int, stdin io.Reader, stdout, stderr io.Writer)
 	"hold":    hold,
 	"leave":   leave,
 	"files":   files,
+	"listen":  listen,
 }
 
 // status is an error that is to be the exit status and nothing else.
