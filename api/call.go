@@ -46,8 +46,10 @@ type Record struct {
 	Job        string    `json:",omitempty"` // the Nomad job of its container
 	Allocation string    `json:",omitempty"` // the Nomad allocation that it was given to
 	Runner     string    `json:",omitempty"` // the runner in it, as Allocation.Runner
+	Cancelled  time.Time `json:",omitzero"`  // when its end was asked for
 	Timeout    int       `json:",omitempty"` // seconds that it was given to run, as the function's may change meanwhile
 	ExitCode   int       `json:",omitempty"`
+	Fetched    time.Time `json:",omitzero"`  // when its answer reached its caller: from then on, the call is unknown to /output
 	Code       Code      `json:",omitempty"` // why it failed
 	Message    string    `json:",omitempty"` // why it failed, or why it still waits
 }

@@ -195,7 +195,7 @@ func (c *Client) Call(ctx context.Context, name, uuid string, payload io.Reader,
 }
 
 // CallSync is Call and then blocks until the call has ended. It returns what the function wrote to stdout. Errors: those of Call, and
-// CallFailed, CallTimeout and OutputTooLarge.
+// CallFailed, CallTimeout, OutputTooLarge and Cancelled.
 func (c *Client) CallSync(ctx context.Context, name, uuid string, payload io.Reader, header http.Header) ([]byte, error) {
 	status, out, err := c.call(ctx, http.MethodPost, []string{"call", name, uuid, "sync"}, payload, header)
 	if err != nil {
@@ -208,8 +208,8 @@ func (c *Client) CallSync(ctx context.Context, name, uuid string, payload io.Rea
 }
 
 // Output returns where a call stands, and what it wrote to stdout if it is Finished; with wait it blocks until the call has ended. A call is
-// removed once its output has been delivered. The state is Failed with an error of code CallFailed, CallTimeout or OutputTooLarge, and
-// empty with any other: NotFound, Expired.
+// removed once its output has been delivered. The state is Failed with an error of code CallFailed, CallTimeout, OutputTooLarge or Cancelled,
+// and empty with any other: NotFound, Expired.
 func (c *Client) Output(ctx context.Context, name, uuid, callID string, wait bool) (out []byte, state State, err error) {
 	segments := []string{"output", name, uuid, callID}
 	if wait {
@@ -218,7 +218,7 @@ func (c *Client) Output(ctx context.Context, name, uuid, callID string, wait boo
 	status, out, err := c.call(ctx, http.MethodGet, segments, nil, nil)
 	switch CodeOf(err) {
 	case "":
-	case CallFailed, CallTimeout, OutputTooLarge:
+	case CallFailed, CallTimeout, OutputTooLarge, Cancelled:
 		return nil, Failed, err
 	default:
 		return nil, "", err

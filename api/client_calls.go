@@ -56,7 +56,8 @@ func (c *Client) Status(ctx context.Context, name, uuid string, list bool) (Stat
 	return status, c.decode(answer, &status)
 }
 
-// Cancel ends a call that waits or is being executed. Errors: NotFound.
+// Cancel ends a call: one that waits never starts, and one that runs is sent its function's StopSignal and then SIGKILL. It does not wait for
+// that: Output does, and then has an error of code Cancelled. Errors: NotFound, Conflict for a call that has ended.
 func (c *Client) Cancel(ctx context.Context, name, uuid, callID string) error {
 	req, err := c.callRequest(ctx, http.MethodDelete, []string{"call", name, uuid, callID}, nil, nil, nil)
 	if err != nil {

@@ -316,7 +316,7 @@ func TestErrorRoundTrip(t *testing.T) {
 					_, _ = io.WriteString(w, "Name: \"ä\" is what is wrong\n")
 				})
 				want := &Error{Code: code, Message: `Name: "ä" is what is wrong`}
-				if header == "" && code == CallFailed {
+				if header == "" && (code == CallFailed || code == Cancelled) {
 					want.Code = Internal
 				}
 				for name, method := range methods {

@@ -25,6 +25,7 @@ const (
 	CallFailed     Code = "call-failed"      // the function failed; the message says how
 	CallTimeout    Code = "call-timeout"     // the function ran past its Timeout
 	OutputTooLarge Code = "output-too-large" // the function's output is over its limit
+	Cancelled      Code = "cancelled"        // the call was cancelled
 )
 
 // ErrorHeader is the response header that carries an error's Code, as several codes share a status.
@@ -47,6 +48,7 @@ var statuses = map[Code]int{
 	CallFailed:     http.StatusInternalServerError,
 	CallTimeout:    http.StatusGatewayTimeout,
 	OutputTooLarge: StatusOutputTooLarge,
+	Cancelled:      http.StatusInternalServerError,
 }
 
 // Status returns the HTTP status of the code, 500 for an unknown one.
@@ -57,13 +59,18 @@ func (c Code) Status() int {
 	return http.StatusInternalServerError
 }
 
+// OfCall tells whether the code is how a call has failed, and no fault of the service.
+func (c Code) OfCall() bool {
+	return c == CallFailed || c == CallTimeout || c == OutputTooLarge || c == Cancelled
+}
+
 // codeOf is the inverse of Status for an answer with the given ErrorHeader, which may be empty or unknown.
 func codeOf(status int, header string) Code {
 	if c := Code(header); statuses[c] == status {
 		return c
 	}
 	for c, s := range statuses {
-		if s == status && c != CallFailed {
+		if s == status && c != CallFailed && c != Cancelled {
 			return c
 		}
 	}

@@ -20,8 +20,8 @@ const (
 	// RunnerBeginPath is where a runner confirms a call that it did not ask for by its id, before it starts it (POST, ?function=&call=). 204: it
 	// has the call. 410: it has not, and may ask for the next.
 	RunnerBeginPath = "/runner/v1/begin"
-	// RunnerResultPath is where a runner hands in a result (POST, a frame of a Result and stdout). 204: it is stored. 410: the call
-	// is over without it.
+	// RunnerResultPath is where a runner hands in a result (POST, a frame of a Result and stdout). 204: it is stored. 205: it is stored,
+	// and the container is to end. 410: the call is over without it.
 	RunnerResultPath = "/runner/v1/result"
 	// RunnerBinaryPath is where a client of the cluster downloads the runner (GET, no token).
 	RunnerBinaryPath = "/runner/v1/funcd-runner"

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -15,6 +16,8 @@ import (
 func takeSubject(call string) string { return "take." + call }
 
 func endedSubject(function, call string) string { return "ended." + function + "." + call }
+
+func cancelSubject(call string) string { return "cancel." + call }
 
 // TakeTimeout is how long Take waits for the server that holds a call to write down who takes it.
 const TakeTimeout = 10 * time.Second
@@ -88,6 +91,28 @@ func (s *Store) Take(ctx context.Context, call string, allocation api.Allocation
 		return nil, nil, fmt.Errorf("an assignment can't be read: %w", err)
 	}
 	return &assignment, m.Data, nil
+}
+
+// NotifyCancel tells all servers that a call is cancelled. Its record must say so before.
+func (s *Store) NotifyCancel(call string) {
+	err := checkIDs(call)
+	if err == nil {
+		err = s.nc.Publish(cancelSubject(call), nil)
+	}
+	if err != nil {
+		s.log.Warn("other servers were not told that a call is cancelled", "call", call, "error", err)
+	}
+}
+
+// WatchCancels tells of each call that is cancelled, through whichever server, until stop is called.
+func (s *Store) WatchCancels(cancelled func(call string)) (stop func(), err error) {
+	sub, err := s.nc.Subscribe(cancelSubject("*"), func(m *nats.Msg) {
+		cancelled(strings.TrimPrefix(m.Subject, cancelSubject("")))
+	})
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return func() { _ = sub.Unsubscribe() }, nil
 }
 
 // WaitEnd returns a channel that is closed when the call ends, on any server. What ended before is not told: look at the record after

@@ -97,6 +97,33 @@ func (s *Store) Queued(ctx context.Context, account, function, call string) (*ap
 	return decodeCall(msg.Header, msg.Data)
 }
 
+// Withdraw takes a call out of the queue. It is no error if it is not there. Its record must be on disk as ended before, for the server that has
+// it delivered in the same moment.
+func (s *Store) Withdraw(ctx context.Context, account, function, call string) error {
+	if err := checkIDs(function, call); err != nil {
+		return err
+	}
+	q, err := s.queue(ctx, account)
+	if err != nil {
+		return err
+	}
+	subject := queueSubject(account, function, call)
+	msg, err := q.GetLastMsgForSubject(ctx, subject)
+	if err == nil {
+		if err = q.DeleteMsg(ctx, msg.Sequence); err == nil {
+			return nil
+		}
+		// Whoever has it delivered may have taken it out in the same moment.
+		if _, gone := q.GetLastMsgForSubject(ctx, subject); errors.Is(gone, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return unavailable(err)
+	}
+	return nil
+}
+
 // InFlight returns how many calls of a function have not ended.
 func (s *Store) InFlight(ctx context.Context, account, function string) (int, error) {
 	if err := checkIDs(function); err != nil {

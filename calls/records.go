@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -59,27 +60,40 @@ func (s *Store) SaveRecord(ctx context.Context, rec api.Record, version uint64) 
 	return ack.Sequence, nil
 }
 
+// cancelledTime is how long the record of a call that was cancelled outlives its fetching. The queue may have delivered the call in the moment
+// in which it was taken out, and whoever gets it must find that it has ended.
+const cancelledTime = time.Minute
+
 // Forget removes an ended call: its record, its output, and what may be left of it in the queue after a crash, which would run it again.
 func (s *Store) Forget(ctx context.Context, rec api.Record) error {
-	if err := checkIDs(rec.Function, rec.CallID); err != nil {
+	if err := s.Withdraw(ctx, rec.Account, rec.Function, rec.CallID); err != nil {
 		return err
 	}
-	q, err := s.queue(ctx, rec.Account)
-	if err != nil {
-		return err
-	}
-	msg, err := q.GetLastMsgForSubject(ctx, queueSubject(rec.Account, rec.Function, rec.CallID))
-	if err == nil {
-		err = q.DeleteMsg(ctx, msg.Sequence)
-	}
-	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-		return unavailable(err)
+	if rec.Code == api.Cancelled {
+		if err := s.removeOutput(ctx, rec.Function, rec.CallID); err != nil { // of a report that the cancellation has overtaken
+			return err
+		}
+		return s.keepFetched(ctx, rec, cancelledTime)
 	}
 	if err := s.records.Purge(ctx, jetstream.WithPurgeSubject(recordSubject(rec.Function, rec.CallID))); err != nil {
 		return unavailable(err)
 	}
 	if rec.State == api.Finished {
 		return s.removeOutput(ctx, rec.Function, rec.CallID)
+	}
+	return nil
+}
+
+// keepFetched keeps the record of a call whose answer was fetched for some time.
+func (s *Store) keepFetched(ctx context.Context, rec api.Record, keep time.Duration) error {
+	rec.Fetched = time.Now()
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	if _, err := s.js.Publish(ctx, recordSubject(rec.Function, rec.CallID), data, jetstream.WithExpectStream(recordsStream),
+		jetstream.WithMsgTTL(keep)); err != nil {
+		return unavailable(err)
 	}
 	return nil
 }

@@ -4,8 +4,8 @@
 // What a call goes through, and when, is the scheduler's; this package knows streams, subjects and limits.
 //
 // Subjects: queue.<account>.<pool>.<function>.<call>, record.<function>.<call>, log.<function>.<call>, out.<function>.<call> are
-// in streams; take.<call> and ended.<function>.<call> are plain messages between servers. Functions and calls go by their ids, accounts by
-// their names; what can't be one token of a subject is refused.
+// in streams; take.<call>, cancel.<call> and ended.<function>.<call> are plain messages between servers. Functions and calls go by their ids,
+// accounts by their names; what can't be one token of a subject is refused.
 package calls
 
 import (
@@ -131,6 +131,7 @@ func (s *Store) open(ctx context.Context) error {
 			Subjects:          []string{"record.*.*"},
 			MaxMsgsPerSubject: 1,
 			AllowDirect:       true,
+			AllowMsgTTL:       true,
 		}
 	})
 	if err != nil {

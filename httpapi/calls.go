@@ -76,15 +76,36 @@ func (s *Server) outputWait(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) fetch(w http.ResponseWriter, r *http.Request, wait bool) error {
-	d, err := s.function(r)
+	d, call, err := s.functionAndCall(r)
 	if err != nil {
 		return err
 	}
+	return s.answer(w, r, d, call, wait)
+}
+
+// functionAndCall returns the function that the path names, and the id of a call that may be one of it.
+func (s *Server) functionAndCall(r *http.Request) (*api.Definition, string, error) {
+	d, err := s.function(r)
+	if err != nil {
+		return nil, "", err
+	}
 	call := mux.Vars(r)["call"]
 	if !api.ValidUUID(call) {
-		return api.Errorf(api.NotFound, "no such call: %.100s", call)
+		return nil, "", api.Errorf(api.NotFound, "no such call: %.100s", call)
 	}
-	return s.answer(w, r, d, call, wait)
+	return d, call, nil
+}
+
+func (s *Server) cancelCall(w http.ResponseWriter, r *http.Request) error {
+	d, call, err := s.functionAndCall(r)
+	if err != nil {
+		return err
+	}
+	if err := s.cfg.Calls.Cancel(r.Context(), d, call); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
 }
 
 // answer answers with the call's state or its output. An ended call is removed when its answer was written to the connection as a whole.

@@ -51,6 +51,7 @@ type backend struct {
 	waited    bool
 	query     api.EventQuery
 	delivered []api.Record
+	cancelled int
 	result    *api.Result
 	reported  []byte
 }
@@ -113,6 +114,16 @@ func (b *backend) Output(_ context.Context, _ *api.Definition, call string, wait
 		return api.Record{}, nil, api.Errorf(api.NotFound, "no such call: %s", call)
 	}
 	return b.record, b.output, b.fail["Output"]
+}
+
+func (b *backend) Cancel(_ context.Context, _ *api.Definition, call string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if call != testCall {
+		return api.Errorf(api.NotFound, "no such call: %s", call)
+	}
+	b.cancelled++
+	return b.fail["Cancel"]
 }
 
 func (b *backend) Delivered(_ context.Context, rec api.Record) error {

@@ -101,7 +101,11 @@ func (s *Server) runnerResult(w http.ResponseWriter, r *http.Request) error {
 		return api.Errorf(api.Invalid, "the result names no call")
 	}
 	// The runner may hang up as soon as it has sent all of it; it counts all the same.
-	if err := s.cfg.Runners.Report(context.WithoutCancel(r.Context()), allocation, &result, output); err != nil {
+	switch err := s.cfg.Runners.Report(context.WithoutCancel(r.Context()), allocation, &result, output); {
+	case api.CodeOf(err) == api.Cancelled:
+		w.WriteHeader(http.StatusResetContent)
+		return nil
+	case err != nil:
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -135,6 +135,7 @@ func TestRunnerResult(t *testing.T) {
 		"a function of another line":  {frame(t, with(func(r *api.Result) { r.Function = "a\r\nPUB x" }), ""), nil, 400},
 		"a function with a NUL":       {frame(t, with(func(r *api.Result) { r.Function = "a\x00" }), ""), nil, 400},
 		"a function with a slash":     {frame(t, with(func(r *api.Result) { r.Function = "a/b" }), ""), nil, 400},
+		"a call that was cancelled":   {frame(t, good, ""), api.Errorf(api.Cancelled, "cancelled"), 205},
 		"a call that is over":         {frame(t, good, ""), api.Errorf(api.Expired, "over"), 410},
 		"a store that is away":        {frame(t, good, ""), api.Errorf(api.Unavailable, "away"), 503},
 		"a fault":                     {frame(t, good, ""), errors.New("fault"), 500},

@@ -37,6 +37,8 @@ type Calls interface {
 	Output(ctx context.Context, d *api.Definition, call string, wait bool) (rec api.Record, output []byte, err error)
 	// SlotCounts returns how many containers of the function wait for a call. The error is of code NotFound while nobody knows.
 	SlotCounts(ctx context.Context, function string) (api.SlotCounts, error)
+	// Cancel ends a call. The error is of code Conflict if it has ended by itself.
+	Cancel(ctx context.Context, d *api.Definition, call string) error
 	// Delivered removes an ended call whose answer has reached its caller.
 	Delivered(ctx context.Context, rec api.Record) error
 }
@@ -54,7 +56,7 @@ type Runners interface {
 	// Next, for Begin Expired if the call is not to be started.
 	NextSlot(ctx context.Context, allocation api.Allocation, slot api.Slot) (*api.Assignment, []byte, error)
 	Begin(ctx context.Context, allocation api.Allocation, function, call string) error
-	// Report ends the call; the error is of code Expired if it is over already.
+	// Report ends the call. The error is of code Expired if it is over already, and Cancelled if it is stored, and the container is to end.
 	Report(ctx context.Context, allocation api.Allocation, result *api.Result, output []byte) error
 }
 
@@ -116,6 +118,7 @@ func (s *Server) Handler(withRunners bool) http.Handler {
 	s.routeManagement(router.PathPrefix(`/v{version:[0-9]+\.[0-9]+}`).Subrouter())
 	s.route(router, s.call, "/call/{name}/{uuid}", http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete)
 	s.route(router, s.callSync, "/call/{name}/{uuid}/sync", http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete)
+	s.route(router, s.cancelCall, "/call/{name}/{uuid}/{call}", http.MethodDelete)
 	s.route(router, s.output, "/output/{name}/{uuid}/{call}", http.MethodGet)
 	s.route(router, s.outputWait, "/output/{name}/{uuid}/{call}/wait", http.MethodGet)
 	s.route(router, s.logs, "/logs/{name}/{uuid}", http.MethodGet)
@@ -178,7 +181,7 @@ func (s *Server) answered(route string, h handler) http.Handler {
 		level := slog.LevelDebug
 		// A failed call is the function's matter, and its answer a proper one.
 		code := api.CodeOf(err)
-		if code.Status() >= 500 && code != "" && code != api.CallFailed && code != api.CallTimeout && code != api.OutputTooLarge {
+		if code.Status() >= 500 && code != "" && !code.OfCall() {
 			level = slog.LevelError
 			if errors.Is(err, context.Canceled) || r.Context().Err() != nil {
 				level = slog.LevelDebug // whoever asked has gone

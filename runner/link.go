@@ -108,7 +108,8 @@ func (l *link) next(ctx context.Context) (assignment *api.Assignment, payload []
 	return assignment, payload, err
 }
 
-// deliver hands in the result until funcd has it. It returns nil too if funcd does not want it any more.
+// deliver hands in the result until funcd has it. It returns nil too if funcd does not want it any more, and errNoCall if the container is to
+// end.
 func (l *link) deliver(ctx context.Context, result *api.Result, stdout []byte) error {
 	var frame bytes.Buffer
 	if err := api.WriteFrame(&frame, result, stdout); err != nil {
@@ -123,6 +124,8 @@ func (l *link) deliver(ctx context.Context, result *api.Result, stdout []byte) e
 		switch resp.StatusCode {
 		case http.StatusNoContent, http.StatusGone:
 			return false, nil
+		case http.StatusResetContent:
+			return false, errNoCall
 		}
 		return retryable(resp.StatusCode), answerError(resp)
 	})

@@ -105,10 +105,13 @@ func Run(ctx context.Context, cfg Config, signals <-chan os.Signal) (int, error)
 			return 1, err
 		}
 		result, stdout, stopped := execute(cfg, assignment, payload, signals)
-		if err := link.deliver(ctx, result, stdout); err != nil {
+		status = containerStatus(result)
+		switch err := link.deliver(ctx, result, stdout); {
+		case errors.Is(err, errNoCall):
+			return status, nil
+		case err != nil:
 			return 1, err
 		}
-		status = containerStatus(result)
 		if ending || stopped || served >= assignment.Calls {
 			return status, nil
 		}

@@ -33,6 +33,7 @@ type waitingRoom struct {
 	polls   []string           // queries
 	begun   []string           // queries
 	order   []string           // "poll", "begin CALL", "result CALL"
+	ends    string             // the call whose result is answered with the container's end
 	results map[string]*api.Result
 	outputs map[string]string
 	polling chan struct{} // gets a value for each request for a call
@@ -97,6 +98,10 @@ func (w *waitingRoom) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		w.order = append(w.order, "result "+result.CallID)
 		w.results[result.CallID], w.outputs[result.CallID] = &result, string(stdout)
 		w.mu.Unlock()
+		if result.CallID == w.ends {
+			rw.WriteHeader(http.StatusResetContent)
+			return
+		}
 		rw.WriteHeader(http.StatusNoContent)
 	default:
 		w.mu.Unlock()
@@ -219,6 +224,16 @@ func TestReuseServesOneCallAfterAnother(t *testing.T) {
 			require.Equal(t, want, w.order)
 		})
 	}
+}
+
+func TestReuseEndsWithACallThatWasCancelled(t *testing.T) {
+	t.Parallel()
+	w := newRoom(t, callOf(t, "one", 9, "cat"), callOf(t, "two", 9, "exit", "3"), callOf(t, "three", 9, "cat"))
+	w.ends = "two"
+	o := w.start(nil).wait(t)
+	require.NoError(t, o.err)
+	require.Equal(t, 3, o.status)
+	require.Equal(t, []string{"poll", "begin one", "result one", "poll", "begin two", "result two"}, w.order)
 }
 
 // A container that was started for a call waits for others, if it may, as what it was started as.

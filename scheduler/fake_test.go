@@ -21,6 +21,7 @@ type fakeStore struct {
 	outputs   map[string][]byte
 	offers    map[string][]*fakeOffer
 	waiters   map[string]map[chan struct{}]struct{}
+	cancels   []*func(call string)
 	events    []api.Event
 	// before, if set, is called ahead of each operation; its error is the operation's.
 	before func(operation string) error
@@ -292,7 +293,13 @@ func (f *fakeStore) Forget(_ context.Context, rec api.Record) error {
 		return err
 	}
 	defer f.mu.Unlock()
-	delete(f.records, key(rec.Function, rec.CallID))
+	if rec.Code == api.Cancelled {
+		rec.Fetched = time.Now()
+		f.versions++
+		f.records[key(rec.Function, rec.CallID)] = fakeRecord{rec, f.versions}
+	} else {
+		delete(f.records, key(rec.Function, rec.CallID))
+	}
 	delete(f.outputs, key(rec.Function, rec.CallID))
 	f.queue = slices.DeleteFunc(f.queue, func(q *queued) bool { return q.call.ID == rec.CallID })
 	f.wake()
@@ -353,6 +360,41 @@ func (f *fakeStore) NotifyEnd(function, call string) {
 	delete(f.waiters, key(function, call))
 }
 
+func (f *fakeStore) NotifyCancel(call string) {
+	if f.begin("NotifyCancel") != nil {
+		return // the message is lost
+	}
+	cancels := slices.Clone(f.cancels)
+	f.mu.Unlock()
+	for _, cancelled := range cancels {
+		(*cancelled)(call)
+	}
+}
+
+func (f *fakeStore) WatchCancels(cancelled func(call string)) (func(), error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	own := &cancelled
+	f.cancels = append(f.cancels, own)
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.cancels = slices.DeleteFunc(f.cancels, func(other *func(string)) bool { return other == own })
+	}, nil
+}
+
+func (f *fakeStore) Withdraw(_ context.Context, account, function, call string) error {
+	if err := f.begin("Withdraw"); err != nil {
+		return err
+	}
+	defer f.mu.Unlock()
+	f.queue = slices.DeleteFunc(f.queue, func(q *queued) bool {
+		return q.call.ID == call && q.call.Account == account && q.call.Function == function
+	})
+	f.wake()
+	return nil
+}
+
 func (f *fakeStore) Log(_ context.Context, _ string, events ...api.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -369,6 +411,7 @@ type fakeCluster struct {
 	existing   []api.Slot
 	onSlot     func(name, job string) // called for each slot that is dispatched, if set
 	onStop     func(job string)
+	stop       error // of the next stops
 	watches    map[string][]chan api.JobStatus
 	status     map[string]api.JobStatus
 	// dispatch and register, if set, tell the error of the next dispatch or registration.
@@ -467,7 +510,13 @@ func (c *fakeCluster) Stop(_ context.Context, job string) error {
 	if c.onStop != nil {
 		c.onStop(job)
 	}
-	return nil
+	return c.stop
+}
+
+func (c *fakeCluster) failStop(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stop = err
 }
 
 // fakeFunctions knows one function, and others.

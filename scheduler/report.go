@@ -56,7 +56,8 @@ func (s *Scheduler) over(ctx context.Context, allocation api.Allocation, functio
 }
 
 // Report ends the call with the result that its container reports. The call has ended, and its output is stored, when it returns nil. The
-// error is of code Expired if the call had ended before or is not this allocation's, and Unavailable if the report must come again.
+// error is of code Expired if the call had ended before or is not this allocation's, Cancelled if all is done and the container is to end,
+// and Unavailable if the report must come again.
 func (s *Scheduler) Report(ctx context.Context, allocation api.Allocation, result *api.Result, output []byte) error {
 	rec, version, err := s.cfg.Records.Record(ctx, result.Function, result.CallID)
 	if api.CodeOf(err) == api.NotFound || err == nil && (rec.State != api.Running || rec.Allocation != allocation.ID) {
@@ -66,13 +67,17 @@ func (s *Scheduler) Report(ctx context.Context, allocation api.Allocation, resul
 		return err
 	}
 	conclude(&rec, result, len(output) > s.cfg.MaxOutput)
+	var answer error
+	if !rec.Cancelled.IsZero() {
+		answer = endCancelled(&rec)
+	}
 	if rec.State == api.Finished {
 		if err := s.cfg.Records.SaveOutput(ctx, rec.Function, rec.CallID, output); err != nil {
 			return err
 		}
 	}
 	if _, err := s.cfg.Records.SaveRecord(ctx, rec, version); api.CodeOf(err) == api.Conflict {
-		return api.Wrap(api.Expired, err, "the call is over")
+		return s.Report(ctx, allocation, result, output) // it has ended, or was cancelled
 	} else if err != nil {
 		return err
 	}
@@ -93,11 +98,11 @@ func (s *Scheduler) Report(ctx context.Context, allocation api.Allocation, resul
 		owner.rec = rec
 		owner.mu.Unlock()
 		if err := owner.leave(ctx); err == nil {
-			return nil
+			return answer
 		}
 	}
 	s.cfg.Messages.NotifyEnd(rec.Function, rec.CallID)
-	return nil
+	return answer
 }
 
 // conclude ends the record with what the runner says. Times are the runner's own: its clock is what the Timeout was measured with.

@@ -20,6 +20,10 @@ type run struct {
 
 	function *api.Definition // from start on
 
+	// wanted ends when the call is cancelled, or the server stops.
+	wanted   context.Context
+	unwanted context.CancelFunc
+
 	mu      sync.Mutex
 	job     string   // of the container that the call is meant for, empty while there is none
 	slot    bool     // job is that of a slot, which has the payload already
@@ -34,7 +38,7 @@ type run struct {
 
 func newRun(s *Scheduler, d Delivery) *run {
 	call := d.Call()
-	return &run{
+	r := &run{
 		s:     s,
 		d:     d,
 		call:  call,
@@ -43,6 +47,8 @@ func newRun(s *Scheduler, d Delivery) *run {
 
 		replaced: make(chan struct{}, 1),
 	}
+	r.wanted, r.unwanted = context.WithCancel(s.ctx)
+	return r
 }
 
 // replace tells the owner that the container of the call is gone.
@@ -87,6 +93,7 @@ func (r *run) main(ctx context.Context) {
 	extending.Go(func() { r.extend(ctx) })
 	defer extending.Wait()
 	defer cancel()
+	defer r.unwanted()
 
 	err := r.guard(ctx)
 	if err == nil {
@@ -127,6 +134,7 @@ func (r *run) extend(ctx context.Context) {
 			if err := r.delivery().Extend(); err != nil {
 				r.log.Warn("the lease of a call was not extended", "error", err)
 			}
+			r.look(ctx)
 		}
 	}
 }
@@ -163,6 +171,9 @@ func (r *run) execute(ctx context.Context) error {
 		r.job = rec.Job
 		close(r.taken)
 		r.log.Info("a running call was adopted", "job", r.job)
+		if !rec.Cancelled.IsZero() {
+			r.unwanted()
+		}
 	}
 	withdraw, err := r.s.cfg.Messages.Offer(r.call.ID, r.take)
 	if err != nil {
@@ -170,10 +181,21 @@ func (r *run) execute(ctx context.Context) error {
 	}
 	defer withdraw()
 	if !adopted {
-		if err := r.place(ctx, rec.Job != ""); api.CodeOf(err) == api.Invalid {
+		err := r.place(r.wanted, rec.Job != "")
+		switch {
+		case err == nil:
+		case api.CodeOf(err) == api.Invalid:
 			return r.end(ctx, api.CallFailed, api.MessageOf(err))
-		} else if err != nil {
+		case ctx.Err() != nil || r.wanted.Err() == nil:
 			return err
+		default:
+			done, _, stopErr := r.stopCancelled(ctx)
+			switch {
+			case done || stopErr != nil:
+				return stopErr
+			case r.job == "":
+				return err
+			}
 		}
 	}
 	return r.await(ctx, ended)
@@ -204,14 +226,25 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 		watch.Reset(watchAfter)
 	}
 	defer watch.Stop()
-	taken := (<-chan struct{})(r.taken)
-	var deadline, pressing <-chan time.Time
+	taken, cancelled := (<-chan struct{})(r.taken), r.wanted.Done()
+	var deadline, pressing, stopping <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-ended:
-			return r.leave(ctx)
+			return r.over(ctx)
+		case <-cancelled: // or the server stops
+			cancelled, stopping = nil, time.After(0)
+		case <-stopping:
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			done, again, err := r.stopCancelled(ctx)
+			if done || err != nil {
+				return err
+			}
+			stopping = again
 		case <-taken:
 			taken = nil
 			deadline = time.After(time.Until(r.latestEnd()))
@@ -421,6 +454,9 @@ func (r *run) fail(ctx context.Context, code api.Code, message string) (failed b
 			return false, r.leave(ctx)
 		}
 		rec.State, rec.Code, rec.Message, rec.Ended = api.Failed, code, message, time.Now()
+		if !rec.Cancelled.IsZero() {
+			endCancelled(&rec)
+		}
 		version, err := r.s.cfg.Records.SaveRecord(ctx, rec, version)
 		if api.CodeOf(err) == api.Conflict {
 			_, err := r.load(ctx)
@@ -438,7 +474,7 @@ func (r *run) fail(ctx context.Context, code api.Code, message string) (failed b
 		r.mu.Lock()
 		r.rec, r.version = rec, version
 		r.mu.Unlock()
-		r.s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(api.Failed), Message: message})
+		r.s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(api.Failed), Message: rec.Message})
 		return true, r.leave(ctx)
 	}
 }

@@ -33,6 +33,8 @@ type Queue interface {
 	Enqueue(ctx context.Context, call *api.Call) error
 	// Queued returns a call that has not ended, or an error of code NotFound.
 	Queued(ctx context.Context, account, function, call string) (*api.Call, error)
+	// Withdraw takes a call out of the queue, if it is there.
+	Withdraw(ctx context.Context, account, function, call string) error
 	// Consume delivers at most quota calls at a time, from one goroutine, until stop is called.
 	Consume(ctx context.Context, account string, quota int, deliver func(Delivery)) (stop func(), err error)
 	// Accounts returns those that have a queue.
@@ -59,6 +61,9 @@ type Messages interface {
 	// WaitEnd returns a channel that is closed when the call ends after this.
 	WaitEnd(function, call string) (ended <-chan struct{}, stop func())
 	NotifyEnd(function, call string)
+	// NotifyCancel tells those who watch, on all servers, that a call is cancelled.
+	NotifyCancel(call string)
+	WatchCancels(cancelled func(call string)) (stop func(), err error)
 	// Log adds events to the function's log without waiting.
 	Log(ctx context.Context, function string, events ...api.Event)
 }
@@ -139,6 +144,7 @@ type Scheduler struct {
 	stopped   bool
 	consumers map[string]func() // stop functions by account
 	owned     map[string]*run   // by call
+	unwatch   func()            // ends the watch for cancelled calls; guarded by serving
 }
 
 // New returns a scheduler that executes no calls yet.
@@ -179,6 +185,9 @@ func (s *Scheduler) Serve(ctx context.Context, account string) error {
 	defer s.serving.Unlock()
 	if s.serves(account) {
 		return nil
+	}
+	if err := s.watchCancels(); err != nil {
+		return err
 	}
 	stop, err := s.cfg.Queue.Consume(ctx, account, s.cfg.Quota, s.deliver)
 	if err != nil {
@@ -230,6 +239,10 @@ func (s *Scheduler) Stop() {
 	consumers := s.consumers
 	s.consumers = map[string]func(){}
 	s.mu.Unlock()
+	if s.unwatch != nil {
+		s.unwatch()
+		s.unwatch = nil
+	}
 	s.serving.Unlock()
 	for _, stop := range consumers {
 		stop()

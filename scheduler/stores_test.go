@@ -88,9 +88,14 @@ func TestStoresQueue(t *testing.T) {
 		_, err = s.Queued(t.Context(), "acme", "f1", "call-1")
 		requireCode(t, api.NotFound, err)
 		third := receive(t, deliveries, 2)
+		require.NoError(t, s.Enqueue(t.Context(), call(4)))
+		require.NoError(t, s.Withdraw(t.Context(), "acme", "f1", "call-2"))
+		require.NoError(t, s.Withdraw(t.Context(), "acme", "f1", "call-2"), "it is not there any more")
+		require.NoError(t, third.Done(t.Context()))
+		third = receive(t, deliveries, 4)
 		returned := time.Now()
 		require.NoError(t, third.Return(50*time.Millisecond))
-		third = receive(t, deliveries, 2)
+		third = receive(t, deliveries, 4)
 		require.GreaterOrEqual(t, time.Since(returned), 50*time.Millisecond)
 		require.NoError(t, third.Done(t.Context()))
 		require.NoError(t, first.Done(t.Context()))
@@ -136,6 +141,18 @@ func TestStoresRecords(t *testing.T) {
 		requireCode(t, api.Expired, err)
 		_, err = s.Queued(t.Context(), "acme", "f1", "call-0")
 		requireCode(t, api.NotFound, err)
+
+		cancelled := api.Record{CallID: "call-1", Function: "f1", Account: "acme", State: api.Failed, Code: api.Cancelled}
+		_, err = s.SaveRecord(t.Context(), cancelled, 0)
+		require.NoError(t, err)
+		require.NoError(t, s.SaveOutput(t.Context(), "f1", "call-1", []byte("too late")))
+		require.NoError(t, s.Forget(t.Context(), cancelled))
+		got, _, err = s.Record(t.Context(), "f1", "call-1")
+		require.NoError(t, err, "who gets the call from the queue in this moment must know")
+		require.True(t, got.State.Ended())
+		require.False(t, got.Fetched.IsZero())
+		_, err = s.Output(t.Context(), "f1", "call-1")
+		requireCode(t, api.Expired, err)
 	})
 }
 
@@ -176,7 +193,33 @@ func TestStoresMessages(t *testing.T) {
 			require.Fail(t, "another's end was told")
 		default:
 		}
+
+		cancels := make(chan string, 10)
+		stopCancels, err := s.WatchCancels(func(call string) { cancels <- call })
+		require.NoError(t, err)
+		s.NotifyCancel("call-0")
+		select {
+		case call := <-cancels:
+			require.Equal(t, "call-0", call)
+		case <-time.After(30 * time.Second):
+			require.Fail(t, "the cancellation was not told")
+		}
+		stopCancels()
+		s.NotifyCancel("call-1")
+		require.Empty(t, cancels)
 	})
+}
+
+// raceStack is a stack on a store, in real time.
+func raceStack(t *testing.T, s store) *stack {
+	k := &stack{t: t, cluster: newFakeCluster(), slots: newFakeSlots(), functions: &fakeFunctions{d: testFunction()}}
+	k.d = &k.functions.d
+	k.s = New(Config{
+		Queue: s, Records: s, Messages: s, Slots: k.slots, Cluster: k.cluster, Functions: k.functions,
+		Quota: testQuota, Lease: time.Minute, MaxKillTimeout: time.Second, MaxOutput: testOutput, Logger: slog.New(slog.DiscardHandler),
+	})
+	t.Cleanup(k.s.Stop)
+	return k
 }
 
 // TestStoresCalls has many calls go through a scheduler, with a container for each that is dispatched.

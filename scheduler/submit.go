@@ -79,6 +79,9 @@ func (s *Scheduler) Output(ctx context.Context, d *api.Definition, call string, 
 // lookup returns a call's record, made up for one that waits in the queue and has none yet.
 func (s *Scheduler) lookup(ctx context.Context, d *api.Definition, call string) (api.Record, error) {
 	rec, _, err := s.cfg.Records.Record(ctx, d.ID, call)
+	if err == nil && !rec.Fetched.IsZero() {
+		return api.Record{}, api.Errorf(api.NotFound, "no such call: %s", call)
+	}
 	if api.CodeOf(err) != api.NotFound {
 		return rec, err
 	}

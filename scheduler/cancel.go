@@ -1,0 +1,157 @@
+package scheduler
+
+import (
+	"context"
+	"time"
+
+	"github.com/funcd/funcd/api"
+)
+
+// Cancel ends a call of the function that has not ended. One that waits never starts. One that runs has its container stopped, and ends as
+// cancelled when that has ended, however its process ends. It is on disk when this returns nil, also for a call that was cancelled before. The
+// error is of code NotFound if there is no such call or it was fetched, Conflict if it has ended in another way, or Unavailable.
+func (s *Scheduler) Cancel(ctx context.Context, d *api.Definition, call string) error {
+	for {
+		rec, version, err := s.cancellable(ctx, d, call)
+		if err != nil {
+			return err
+		}
+		switch {
+		case !rec.Cancelled.IsZero():
+			return nil
+		case rec.State.Ended():
+			return api.Errorf(api.Conflict, "the call has ended: %s", rec.State)
+		}
+		waits := rec.State == api.Pending
+		rec.Cancelled = time.Now()
+		if waits {
+			rec.Ended = rec.Cancelled
+			_ = endCancelled(&rec)
+		}
+		// Whoever gives the call to a container writes that down first: one of the two finds that it was too late.
+		_, err = s.cfg.Records.SaveRecord(ctx, rec, version)
+		if api.CodeOf(err) == api.Conflict {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if waits {
+			s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(rec.State), Message: rec.Message})
+			s.withdraw(ctx, rec)
+		}
+		s.cfg.Messages.NotifyCancel(rec.CallID)
+		if waits {
+			s.cfg.Messages.NotifyEnd(rec.Function, rec.CallID)
+		}
+		return nil
+	}
+}
+
+// cancellable is lookup with the record's version.
+func (s *Scheduler) cancellable(ctx context.Context, d *api.Definition, call string) (api.Record, uint64, error) {
+	for again := true; ; again = false {
+		rec, version, err := s.cfg.Records.Record(ctx, d.ID, call)
+		if err == nil && !rec.Fetched.IsZero() {
+			return api.Record{}, 0, api.Errorf(api.NotFound, "no such call: %s", call)
+		}
+		if api.CodeOf(err) != api.NotFound {
+			return rec, version, err
+		}
+		queued, err := s.cfg.Queue.Queued(ctx, d.Account, d.ID, call)
+		if err == nil {
+			return pendingRecord(queued), 0, nil
+		}
+		if api.CodeOf(err) != api.NotFound || !again {
+			return api.Record{}, 0, err
+		}
+		// It may have left the queue between the two looks.
+	}
+}
+
+// withdraw takes a call that was cancelled before it had a container out of the queue. Where it stays, whoever gets it finds that it has ended.
+func (s *Scheduler) withdraw(ctx context.Context, rec api.Record) {
+	s.mu.Lock()
+	owned := s.owned[rec.CallID] != nil
+	s.mu.Unlock()
+	if owned {
+		return // its owner stops what it has started for the call, and then gives up its part of the quota
+	}
+	if err := s.cfg.Queue.Withdraw(ctx, rec.Account, rec.Function, rec.CallID); err != nil {
+		s.log.Debug("a cancelled call stays in the queue", "call", rec.CallID, "error", err)
+	}
+}
+
+// endCancelled makes rec that of a cancelled call that has ended, and returns what a container that has run it is told.
+func endCancelled(rec *api.Record) error {
+	rec.State, rec.Code, rec.Message = api.Failed, api.Cancelled, "cancelled"
+	return api.Errorf(api.Cancelled, "the call was cancelled, and its container is to end")
+}
+
+// watchCancels has the owned calls told that are cancelled. s.serving is held.
+func (s *Scheduler) watchCancels() error {
+	if s.unwatch != nil {
+		return nil
+	}
+	stop, err := s.cfg.Messages.WatchCancels(func(call string) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if r := s.owned[call]; r != nil {
+			r.unwanted()
+		}
+	})
+	s.unwatch = stop
+	return err
+}
+
+// look makes up for messages about the call that were lost, as with the server that was to send them.
+func (r *run) look(ctx context.Context) {
+	rec, _, err := r.s.cfg.Records.Record(ctx, r.call.Function, r.call.ID)
+	switch {
+	case err != nil: // there is nothing to know, or it can't be known now
+	case rec.State.Ended():
+		r.s.cfg.Messages.NotifyEnd(r.call.Function, r.call.ID)
+	case !rec.Cancelled.IsZero():
+		r.unwanted()
+	}
+}
+
+// over leaves a call that has ended, through whichever server.
+func (r *run) over(ctx context.Context) error {
+	r.mu.Lock()
+	never := r.rec.State == api.Pending
+	r.mu.Unlock()
+	if !never {
+		return r.leave(ctx)
+	}
+	done, _, err := r.stopCancelled(ctx)
+	if err == nil && !done {
+		err = api.Errorf(api.Conflict, "the end of the call was told, and is not written down")
+	}
+	return err
+}
+
+// stopAgain is how long after a failure a cancelled call's container is stopped again.
+const stopAgain = time.Second
+
+// stopCancelled does what is left to do for a call that was cancelled. done tells that it has left the queue. One that runs leaves it when its
+// container has reported or ended: it is told to here, or is to be told again.
+func (r *run) stopCancelled(ctx context.Context) (done bool, again <-chan time.Time, err error) {
+	rec, _, err := r.s.cfg.Records.Record(ctx, r.call.Function, r.call.ID)
+	if err != nil {
+		return false, nil, err
+	}
+	runs := rec.State == api.Running && !rec.Cancelled.IsZero()
+	// A container that was started for a call that never got there has none. A slot goes on to the next call by itself.
+	useless := rec.Code == api.Cancelled && rec.Allocation == "" && r.job != "" && !r.slot
+	if runs || useless {
+		if err := r.s.cfg.Cluster.Stop(ctx, r.job); err != nil {
+			r.log.Warn("the container of a cancelled call still runs", "job", r.job, "error", err)
+			again = time.After(stopAgain)
+		}
+	}
+	if !rec.State.Ended() {
+		return false, again, nil
+	}
+	return true, nil, r.leave(ctx)
+}
