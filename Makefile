@@ -24,8 +24,8 @@ build: ## build bin/funcd and bin/funcd-runner
 examples: ## build the Docker images of the example functions
 	@scripts/examples
 
-bench: ## measure funcd against plain Nomad dispatches
-	@scripts/bench
+bench: ## measure funcd against plain Nomad dispatches, half an hour; ROWS=cold,warm for some of it
+	@scripts/bench $(if $(ROWS),-rows $(ROWS))
 
 setup: ## install or build what is missing of Docker, curl, Nomad and Consul
 	@scripts/setup

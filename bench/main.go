@@ -1,134 +1,151 @@
-// bench measures funcd against what its users have without it, side by side in one run on a stack of its own: every round does each
-// measurement once, so that all see the same machine. It prints a table and keeps the results as JSON, by version.
+// bench measures funcd against what its users have without it, side by side in one run on stacks of its own: what is compared is done in
+// turn, so that all see the same machine. It prints tables and keeps the results as JSON, by version.
 //
-//	make bench              or: go run ./bench -rounds 50
+//	make bench              or: scripts/bench -rounds 50
+//	make bench ROWS=cold,warm
 package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	rounds := flag.Int("rounds", 20, "how often each measurement is made")
-	results := flag.String("results", "bench/results", "folder of the kept results")
-	flag.Parse()
-	if err := run(ctx, *rounds, *results, os.Stdout); err != nil {
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, rounds int, folder string, out io.Writer) (err error) {
-	if rounds < 1 {
-		return errors.New("-rounds must be at least 1")
+// options says what is measured.
+type options struct {
+	rows    []string
+	rounds  int
+	results string
+	drained int // calls of the row of this name, as of the two that follow
+	defined int
+	waiting int
+}
+
+// The rows, in their order.
+var rowNames = []string{"docker", "dispatch", "cold", "warm", "reused", "callers", "drained", "functions", "accepted", "waiting"}
+
+// only the first ones are a measurement in each round.
+const inRounds = 5
+
+func parse(args []string) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	rows := flags.String("rows", "", "only these, separated by commas, of "+strings.Join(rowNames, ", ")+"; the result is not kept then")
+	flags.StringVar(&o.results, "results", "bench/results", "folder of the kept results")
+	flags.IntVar(&o.rounds, "rounds", 20, "how often docker, dispatch, cold, warm and reused are measured")
+	flags.IntVar(&o.drained, "drained", 1000, "calls that are queued and drained, and raw dispatches that they are compared with")
+	flags.IntVar(&o.defined, "functions", 5000, "functions that are defined")
+	flags.IntVar(&o.waiting, "waiting", 100_000, "calls that wait in the queue")
+	if err := flags.Parse(args); err != nil {
+		return o, err
 	}
+	if *rows != "" {
+		o.rows = strings.Split(*rows, ",")
+	}
+	for _, row := range o.rows {
+		if !slices.Contains(rowNames, row) {
+			return o, fmt.Errorf("-rows: %q is none of %s", row, strings.Join(rowNames, ", "))
+		}
+	}
+	if min(o.rounds, o.drained, o.defined, o.waiting) < 1 || flags.NArg() > 0 {
+		return o, errors.New("there must be at least 1 of everything, and no argument beside the flags")
+	}
+	return o, nil
+}
+
+// wants tells whether one of the rows is to be measured.
+func (o *options) wants(rows ...string) bool {
+	return len(o.rows) == 0 || slices.ContainsFunc(rows, func(row string) bool { return slices.Contains(o.rows, row) })
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	o, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	last, err := readLast(o.results)
+	if err != nil {
+		return err
+	}
+	report := &Report{Time: time.Now().UTC(), Rounds: o.rounds}
+	if report.Busy, err = busy(func() { time.Sleep(rest) }); err != nil {
+		return err
+	}
+	var noise noise
+	for _, part := range []struct {
+		wanted  bool
+		measure func(ctx context.Context, s *stack) error
+	}{
+		{o.wants(rowNames[:inRounds]...), func(ctx context.Context, s *stack) error { return report.rounds(ctx, s, &o, &noise, out) }},
+		{o.wants("callers"), func(ctx context.Context, s *stack) error { return report.callers(ctx, s, &noise) }},
+		{o.wants("drained"), func(ctx context.Context, s *stack) error { return report.drained(ctx, s, &o, &noise, out) }},
+		{o.wants("functions"), func(ctx context.Context, s *stack) error { return report.functions(ctx, s, &o, &noise, out) }},
+		{o.wants("accepted", "waiting"), func(ctx context.Context, s *stack) error { return report.queued(ctx, s, &o, &noise, out) }},
+	} {
+		if !part.wanted {
+			continue
+		}
+		if report.Version, err = withStack(ctx, out, part.measure); err != nil {
+			return err
+		}
+	}
+	report.Noise = noise.ratio()
+	report.print(out, last)
+	if len(o.rows) > 0 {
+		return nil // half a result is none to compare with
+	}
+	return report.keep(o.results)
+}
+
+// withStack starts a stack for measure, and ends it. Each has one of its own, as memory depends on what was done before.
+func withStack(ctx context.Context, out io.Writer, measure func(context.Context, *stack) error) (version string, err error) {
 	fmt.Fprintln(out, "starting a stack of its own")
 	s, err := startStack(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
-	defer func() { err = errors.Join(err, s.Stop()) }()
-	rows, err := measurements(ctx, s)
+	return s.version, errors.Join(measure(ctx, s), s.Stop())
+}
+
+// rounds does each of the measurements that are compared with docker run and a dispatch once in each round.
+func (r *Report) rounds(ctx context.Context, s *stack, o *options, noise *noise, out io.Writer) error {
+	rows, err := measurements(ctx, s, o)
 	if err != nil {
 		return err
 	}
-	report := Report{Version: s.version, Time: time.Now().UTC(), Rounds: rounds}
-	var noise noise
-	for round := range rounds + 1 {
+	for round := range o.rounds + 1 {
 		noise.probe()
-		for i, row := range rows {
-			took, err := row.once(ctx)
-			if err != nil {
-				return fmt.Errorf("%s: %w", row.name, err)
-			}
-			if round > 0 { // the first warms up
-				rows[i].took = append(rows[i].took, took)
+		for i := range rows {
+			if err := rows[i].once(ctx, s, round > 0); err != nil { // the first warms up
+				return fmt.Errorf("%s: %w", rows[i].name, err)
 			}
 		}
-		fmt.Fprintf(out, "\rround %d of %d", round, rounds)
+		fmt.Fprintf(out, "\rround %d of %d", round, o.rounds)
 	}
 	fmt.Fprintln(out)
 	for _, row := range rows {
-		report.Rows = append(report.Rows, summarize(row.name, row.took))
+		summary := summarize(row.name, row.took)
+		summary.CPU = milliseconds(row.cpu) / float64(o.rounds)
+		r.Rows = append(r.Rows, summary)
 	}
-	if report.Rates, err = rates(ctx, s); err != nil {
-		return err
-	}
-	report.Noise = noise.ratio()
-	last, err := readLast(folder)
-	if err != nil {
-		return err
-	}
-	report.print(out, last)
-	return report.keep(folder)
-}
-
-// Report is the result of one run.
-type Report struct {
-	Version string
-	Time    time.Time
-	Rounds  int
-	Noise   float64 // the slowest of equal pieces of work against their median
-	Rows    []Row
-	Rates   []Rate
-}
-
-// Rate is how often something is done with a number of callers at once.
-type Rate struct {
-	Name      string
-	Callers   int
-	PerSecond float64
-	Median    float64 // of one, in milliseconds
-	P99       float64
-}
-
-// Row is the summary of one measurement, in milliseconds.
-type Row struct {
-	Name             string
-	Min, Median, P99 float64
-}
-
-func (r *Report) keep(folder string) error {
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return err
-	}
-	text, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(folder, r.Version+".json"), append(text, '\n'), 0o644)
-}
-
-// readLast returns the newest result that was kept, nil if there is none.
-func readLast(folder string) (*Report, error) {
-	files, err := filepath.Glob(filepath.Join(folder, "*.json"))
-	if err != nil {
-		return nil, err
-	}
-	var last *Report
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return nil, err
-		}
-		var r Report
-		if err := json.Unmarshal(text, &r); err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
-		}
-		if last == nil || r.Time.After(last.Time) {
-			last = &r
-		}
-	}
-	return last, nil
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,35 +17,50 @@ import (
 
 // measurement is one row of the table: what is done once in each round.
 type measurement struct {
+	row    string // of rowNames
 	name   string
 	before func(ctx context.Context) error // not timed; may be nil
 	atOnce bool                            // without rest after before
 	do     func(ctx context.Context) error
 	took   []time.Duration
+	cpu    time.Duration // of funcd, of all that took counts
 }
 
 // rest is how long the machine is left alone before each measurement, at least; at most twice as long.
 const rest = time.Second
 
-func (m *measurement) once(ctx context.Context) (time.Duration, error) {
+// once does it once more. It counts if it is to.
+func (m *measurement) once(ctx context.Context, s *stack, counts bool) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if m.before != nil {
 		if err := m.before(ctx); err != nil {
-			return 0, err
+			return err
 		}
 	}
 	if !m.atOnce {
 		// The one before is not over with its answer: Nomad and Docker still clear its container away.
 		select {
 		case <-ctx.Done():
-			return 0, ctx.Err()
+			return ctx.Err()
 		case <-time.After(rest + rand.N(rest)): // at no fixed moment of the client's batches
 		}
 	}
+	cpu, err := s.funcd.cpu()
+	if err != nil {
+		return err
+	}
 	start := time.Now()
-	err := m.do(ctx)
-	return time.Since(start), err
+	if err := m.do(ctx); err != nil {
+		return err
+	}
+	took := time.Since(start)
+	cpuThen, err := s.funcd.cpu()
+	if err == nil && counts {
+		m.took = append(m.took, took)
+		m.cpu += cpuThen - cpu
+	}
+	return err
 }
 
 // The names of the rows. The first two are the baselines. A Nomad client sends states to its server in batches, so when a dispatch is seen to
@@ -60,48 +76,53 @@ const (
 
 // All rows run the same image, which copies stdin to stdout, with the same input.
 const (
-	image   = "funcd-test/probe"
+	image   = "funcd-bench/cat"
 	command = "cat"
 )
 
 var input = []byte("HelloWorld\n")
 
-// measurements sets up all rows.
-func measurements(ctx context.Context, s *stack) ([]measurement, error) {
+// measurements sets up the rows that are wanted.
+func measurements(ctx context.Context, s *stack, o *options) ([]measurement, error) {
 	job, err := registerRaw(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	cold, err := s.create(ctx, "cold", map[string]string{"funcd.warm": "0"})
-	if err != nil {
-		return nil, err
-	}
-	warm, err := s.create(ctx, "warm", map[string]string{"funcd.warm": "1"})
-	if err != nil {
-		return nil, err
-	}
-	reused, err := s.create(ctx, "reused", map[string]string{"funcd.warm": "1", "funcd.reuse": "true"})
-	if err != nil {
-		return nil, err
-	}
 	dispatch := func(ctx context.Context) error { return dispatchRaw(ctx, s, job) }
-	return []measurement{
-		{name: rowDocker, do: dockerRun},
-		{name: rowDispatch, before: dispatch, atOnce: true, do: dispatch},
-		{name: rowRested, do: dispatch},
-		{name: rowCold, do: func(ctx context.Context) error { return s.call(ctx, cold) }},
-		{
-			name:   rowWarm,
-			before: func(ctx context.Context) error { return s.waitWarm(ctx, warm, 1) },
-			do:     func(ctx context.Context) error { return s.call(ctx, warm) },
-		},
-		{
-			name:   rowReused,
-			before: func(ctx context.Context) error { return s.waitWarm(ctx, reused, 1) },
-			do:     func(ctx context.Context) error { return s.call(ctx, reused) },
-		},
-	}, nil
+	rows := []measurement{
+		{row: "docker", name: rowDocker, do: dockerRun},
+		{row: "dispatch", name: rowDispatch, before: dispatch, atOnce: true, do: dispatch},
+		{row: "dispatch", name: rowRested, do: dispatch},
+	}
+	for _, kind := range []struct {
+		row, name string
+		labels    map[string]string
+	}{
+		{"cold", rowCold, map[string]string{"funcd.warm": "0"}},
+		{"warm", rowWarm, oneWarm},
+		{"reused", rowReused, oneReused},
+	} {
+		if !o.wants(kind.row) {
+			continue
+		}
+		f, err := s.create(ctx, kind.row, kind.labels)
+		if err != nil {
+			return nil, err
+		}
+		m := measurement{row: kind.row, name: kind.name, do: func(ctx context.Context) error { return s.call(ctx, f) }}
+		if kind.row != "cold" {
+			m.before = func(ctx context.Context) error { return s.waitWarm(ctx, f, 1) }
+		}
+		rows = append(rows, m)
+	}
+	return slices.DeleteFunc(rows, func(m measurement) bool { return !o.wants(m.row) }), nil
 }
+
+// Labels of functions.
+var (
+	oneWarm   = map[string]string{"funcd.warm": "1"}
+	oneReused = map[string]string{"funcd.warm": "1", "funcd.reuse": "true", "funcd.reuse.max": "1000000"}
+)
 
 // create makes a function of the image that all rows run.
 func (s *stack) create(ctx context.Context, name string, labels map[string]string) (api.Function, error) {
@@ -124,8 +145,7 @@ func (s *stack) waitWarm(ctx context.Context, f api.Function, n int) error {
 		if err != nil {
 			return err
 		}
-		ready := now.Slots != nil && now.Slots.Ready >= n
-		if ready {
+		if now.Slots != nil && now.Slots.Ready >= n {
 			return nil
 		}
 		select {
@@ -155,7 +175,7 @@ func registerRaw(ctx context.Context, s *stack) (id string, err error) {
 	// Nomad pulls an image without a tag anew each time, and this one is in no registry: it goes by its id.
 	out, err := exec.CommandContext(ctx, "docker", "image", "inspect", "--format", "{{.Id}}", image).Output()
 	if err != nil {
-		return "", fmt.Errorf("the image %s (make examples makes it): %w", image, err)
+		return "", fmt.Errorf("the image %s (make bench makes it): %w", image, err)
 	}
 	job := map[string]any{
 		"ID": id, "Name": id, "Type": "batch", "Datacenters": []string{"*"},

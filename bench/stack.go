@@ -26,7 +26,25 @@ type stack struct {
 	version string
 	cmd     *exec.Cmd
 	ended   chan error
+
+	funcd, nomadAgent, consulAgent process
 }
+
+// quota is how many calls are executed at once, and how many raw dispatches.
+const quota = 16
+
+// configuration is the stack's, apart from addresses. No machine has room for a function of the size l3: its calls wait.
+const configuration = `
+quota = %[1]d
+slots {
+  function = %[1]d
+  account  = 50
+}
+size "l3" {
+  cpu    = 1000
+  memory = 1000000000
+}
+`
 
 // startStack starts bin/funcd and waits until all of it answers.
 func startStack(ctx context.Context) (s *stack, err error) {
@@ -55,7 +73,11 @@ func startStack(ctx context.Context) (s *stack, err error) {
 		return nil, err
 	}
 	defer log.Close()
-	s.cmd = exec.Command("bin/funcd", "agent", "--dev", "--http", addresses[0], "--data-dir", s.dir)
+	config := filepath.Join(s.dir, "funcd.hcl")
+	if err := os.WriteFile(config, fmt.Appendf(nil, configuration, quota), 0o600); err != nil {
+		return nil, err
+	}
+	s.cmd = exec.Command("bin/funcd", "agent", "--dev", "--config", config, "--http", addresses[0], "--data-dir", s.dir)
 	s.cmd.Env = append(os.Environ(), "NOMAD_ADDR="+s.nomad, "CONSUL_HTTP_ADDR="+addresses[2])
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	// A Ctrl-C ends this program, which then ends the stack.
@@ -67,7 +89,19 @@ func startStack(ctx context.Context) (s *stack, err error) {
 	if err := s.waitReady(ctx, "http://"+addresses[0]+"/readyz"); err != nil {
 		return nil, errors.Join(err, s.Stop())
 	}
+	if err := s.findProcesses(); err != nil {
+		return nil, errors.Join(err, s.Stop())
+	}
 	return s, nil
+}
+
+func (s *stack) findProcesses() (err error) {
+	s.funcd = process(s.cmd.Process.Pid)
+	if s.nomadAgent, err = child(s.funcd, "nomad"); err != nil {
+		return err
+	}
+	s.consulAgent, err = child(s.funcd, "consul")
+	return err
 }
 
 func (s *stack) waitReady(ctx context.Context, url string) error {

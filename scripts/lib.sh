@@ -59,6 +59,24 @@ use_tools() {
 	export PATH FUNCD_TOOLS=$root/.bin
 }
 
+# build_image IMAGE FOLDER PROGRAM builds an image of the folder's Dockerfile and the program, a path. It needs no network. An image whose
+# content has not changed is left as it is.
+build_image() {
+	local image=$1 folder=$2 program=$3 label=funcd-content content
+	content=$(cat "$folder/Dockerfile" "$program" | sha256sum | cut -d ' ' -f 1)
+	if [ "$(docker image inspect --format "{{index .Config.Labels \"$label\"}}" "$image" 2>/dev/null)" = "$content" ]; then
+		return
+	fi
+	say "building the image $image"
+	mkdir -p bin/images
+	# The context is a tar of two files. An attestation would make an image that is known by another id than its own.
+	tar -c -h -C "$root/$folder" Dockerfile -C "$(realpath "${program%/*}")" "${program##*/}" |
+		BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build --label "$label=$content" --tag "$image" - >bin/images/build.log 2>&1 || {
+		tail -n 20 bin/images/build.log >&2
+		die "the image $image could not be built"
+	}
+}
+
 # is_running PIDFILE PROGRAM tells whether the process that the file names is still the program (an absolute path), also if the file of
 # that program has been replaced since. A pid alone proves nothing, the kernel gives it out again.
 is_running() {
