@@ -50,3 +50,13 @@ type Use struct {
 	Function string
 	Job      string // of the slot that it took; empty if there was none
 }
+
+// ClusterResources is what a cluster has for functions, and what an account has running on it.
+type ClusterResources struct {
+	Nodes  int // that are ready and can run containers
+	Cores  int // of them all
+	Memory int64
+	// The account's calls and slots that have a place in the cluster, and those of them whose container runs.
+	Containers int
+	Running    int
+}

@@ -61,6 +61,7 @@ type FunctionUpdate struct {
 	Timeout       *int          `json:",omitempty"`
 	Config        *ConfigUpdate `json:",omitempty"`
 	Refresh       bool          `json:",omitempty"` // makes a new UUID; the old one is unknown from then on
+	Pull          bool          `json:",omitempty"` // takes what the image's tag stands for now; without, it stays what it was at create
 }
 
 // ConfigUpdate is what FunctionUpdate can change of a Config. An empty, non-nil Env clears it.

@@ -1,23 +1,30 @@
 package api
 
-// Info is the answer to GET /info: Docker's names, as far as they apply to a cluster.
+// Info is the answer to GET /info: the part of Docker's that holds for a cluster, with its names. What it says of containers and functions is
+// of the account that asks.
 type Info struct {
-	ID                string // of the cluster's Nomad region and funcd's service
-	Name              string // of this server
-	ServerVersion     string // funcd's
-	OperatingSystem   string // of this server
-	OSType            string
-	Architecture      string
-	KernelVersion     string
-	NCPU              int   // cores of all ready nodes
-	MemTotal          int64 // bytes of all ready nodes
-	Images            int   // of the Docker daemon beside this server; 0 if there is none
-	Containers        int   // calls and slots that have a container now, of the whole cluster
-	ContainersRunning int
-	Nodes             int // ready nodes with a docker driver
-	Functions         int // of the account
-	SystemTime        string
+	ID                 string // of the cluster's Nomad region and funcd's service
+	Name               string // of this server
+	ServerVersion      string // funcd's
+	OperatingSystem    string // of this server, as /etc/os-release has it
+	OSType             string
+	Architecture       string // as uname has it: "x86_64"
+	KernelVersion      string
+	NCPU               int   // cores of all nodes that are ready and have a docker driver
+	MemTotal           int64 // bytes of them
+	Images             int   // of the Docker daemon beside this server; 0 if there is none
+	Containers         int   // calls and slots that have a place in the cluster
+	ContainersRunning  int   // those of them that have started
+	ContainersPaused   int   // always 0
+	ContainersStopped  int   // always 0: what has ended is not counted
+	Nodes              int   // that are ready and have a docker driver
+	Functions          int
+	IndexServerAddress string // under which clients keep the login for Docker's own registry
+	SystemTime         string // RFC 3339 with nanoseconds
 }
+
+// IndexServerAddress is Docker's.
+const IndexServerAddress = "https://index.docker.io/v1/"
 
 // PullMessage is one line of the answer to POST /images/create, Docker's JSON progress.
 type PullMessage struct {

@@ -71,7 +71,7 @@ func Sign(r *http.Request, body []byte, key SigningKey, now time.Time) {
 		}
 	}
 	slices.Sort(s.SignedHeaders)
-	s.MAC = s.mac(s.canonicalRequest(r, signedHosts(host)[0], r.URL.Query()), date, key.Secret)
+	s.MAC = s.mac(s.canonicalRequest(r, canonicalPath(r.URL.Path), signedHosts(host)[0], r.URL.Query()), date, key.Secret)
 	r.Header.Set("Authorization", s.String())
 }
 
@@ -169,9 +169,11 @@ func (s Signature) Verify(r *http.Request, bodySum [sha256.Size]byte, secret str
 	if err != nil {
 		return notSigned("the query is malformed: %w", err)
 	}
-	for _, host := range signedHosts(r.Host) {
-		if mac := s.mac(s.canonicalRequest(r, host, query), date, secret); hmac.Equal(mac[:], s.MAC[:]) {
-			return nil
+	for _, path := range signedPaths(r.URL) {
+		for _, host := range signedHosts(r.Host) {
+			if mac := s.mac(s.canonicalRequest(r, path, host, query), date, secret); hmac.Equal(mac[:], s.MAC[:]) {
+				return nil
+			}
 		}
 	}
 	return notSigned("Signature is not the one of the request with the secret of %s", s.AccessKey)
@@ -184,14 +186,14 @@ func (s *Signature) signs(header string) bool {
 	return ok
 }
 
-// canonicalRequest returns all of a request that is signed, with the body's hash as its header gives it.
-func (s *Signature) canonicalRequest(r *http.Request, host string, query url.Values) string {
+// canonicalRequest returns all of a request that is signed, with its path in canonical form and the body's hash as its header gives it.
+func (s *Signature) canonicalRequest(r *http.Request, path, host string, query url.Values) string {
 	var b strings.Builder
 	method := r.Method
 	if method == "" { // of an outgoing request: GET
 		method = http.MethodGet
 	}
-	b.WriteString(method + "\n" + canonicalPath(r.URL.Path) + "\n")
+	b.WriteString(method + "\n" + path + "\n")
 	b.WriteString(strings.ReplaceAll(query.Encode(), "+", "%20") + "\n")
 	for _, name := range s.SignedHeaders {
 		value := host
@@ -229,10 +231,36 @@ func canonicalPath(path string) string {
 	var segments []string
 	for segment := range strings.SplitSeq(path, "/") {
 		if segment != "" {
-			segments = append(segments, strings.ReplaceAll(url.QueryEscape(segment), "+", "%20"))
+			segments = append(segments, encoded(segment))
 		}
 	}
 	return strings.Join(segments, "/")
+}
+
+// encoded encodes all of a segment but A-Za-z0-9-_.~
+func encoded(segment string) string { return strings.ReplaceAll(url.QueryEscape(segment), "+", "%20") }
+
+// signedPaths returns the canonical forms that a client may have signed a path in. They differ only where a slash was sent as %2F, as in the name of
+// an image: it is a slash to clients that sign what they have decoded, and part of a segment to those that sign what they send.
+func signedPaths(u *url.URL) []string {
+	paths := []string{canonicalPath(u.Path)}
+	if u.RawPath == "" { // nothing is encoded that need not be
+		return paths
+	}
+	var segments []string
+	for segment := range strings.SplitSeq(u.EscapedPath(), "/") {
+		text, err := url.PathUnescape(segment)
+		if err != nil {
+			return paths
+		}
+		if text != "" {
+			segments = append(segments, encoded(text))
+		}
+	}
+	if path := strings.Join(segments, "/"); path != paths[0] {
+		paths = append(paths, path)
+	}
+	return paths
 }
 
 // signedHosts returns the forms in which a client may have signed a Host header, the right one first: ports 80 and 443 are left out, any

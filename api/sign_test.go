@@ -205,7 +205,7 @@ func TestVerifyHostForms(t *testing.T) {
 			Sign(r, nil, SigningKey{"AK", "secret", "local"}, now)
 			s, err := ParseAuthorization(r.Header.Get("Authorization"))
 			require.NoError(t, err)
-			s.MAC = s.mac(s.canonicalRequest(r, c.signed, nil), r.Header.Get(DateHeader), "secret")
+			s.MAC = s.mac(s.canonicalRequest(r, canonicalPath(r.URL.Path), c.signed, nil), r.Header.Get(DateHeader), "secret")
 			err = s.Verify(r, sha256.Sum256(nil), "secret", now)
 			if c.ok {
 				require.NoError(t, err)
@@ -361,5 +361,42 @@ func BenchmarkVerify(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func TestSignedPath(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		sent, signed string
+		ok           bool
+	}{
+		"a slash":                             {"/v1.23/images/r:5000/team/app/json", "v1.23/images/r%3A5000/team/app/json", true},
+		"an encoded slash that was decoded":   {"/images/team%2Fapp/json", "images/team/app/json", true},
+		"an encoded slash as it was sent":     {"/images/team%2Fapp/json", "images/team%2Fapp/json", true},
+		"an encoded slash in small letters":   {"/images/team%2fapp/json", "images/team%2Fapp/json", true},
+		"a slash that was signed encoded":     {"/images/team/app/json", "images/team%2Fapp/json", false},
+		"another image":                       {"/images/team%2Fapp/json", "images/team%2Fother/json", false},
+		"an encoded slash that is encoded":    {"/images/team%252Fapp/json", "images/team%252Fapp/json", true},
+		"an encoded slash that is not":        {"/images/team%252Fapp/json", "images/team%2Fapp/json", false},
+		"what need not be encoded":            {"/images/%74eam/app/json", "images/team/app/json", true},
+		"a space":                             {"/images/a%20b/json", "images/a%20b/json", true},
+		"an empty segment is none":            {"/images//team%2Fapp/json", "images/team%2Fapp/json", true},
+		"an encoded slash that begins a path": {"/%2Fimages/app/json", "images/app/json", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			now := time.Unix(1767323045, 0)
+			r := httptest.NewRequest(http.MethodGet, c.sent, nil)
+			Sign(r, nil, SigningKey{"AK", "secret", "local"}, now)
+			s, err := ParseAuthorization(r.Header.Get("Authorization"))
+			require.NoError(t, err)
+			s.MAC = s.mac(s.canonicalRequest(r, c.signed, r.Host, nil), r.Header.Get(DateHeader), "secret")
+			err = s.Verify(r, sha256.Sum256(nil), "secret", now)
+			if c.ok {
+				require.NoError(t, err)
+				return
+			}
+			requireNotSigned(t, err, "Signature is not the one")
+		})
 	}
 }

@@ -101,10 +101,21 @@ nats {
 }
 
 # The Docker daemon that is asked first when a function is created: an image that it has need not be in a registry. Where it does not
-# answer, the registry alone is asked.
+# answer, the registry alone is asked. Every account may use every image that it has.
 docker {
   host = "unix:///var/run/docker.sock"
 }
+
+# Logins for registries, with which images are looked up. Without an account it is for all that have none of their own. A password_file is read at
+# each use. For registries that are not here, the logins of Docker's configuration file are used, those of `docker login` by the user that
+# funcd runs as: by all accounts.
+#
+# registry "registry.example.com" {
+#   account       = "team"
+#   username      = "funcd"
+#   password      = ""
+#   password_file = "/etc/funcd/registry-password"
+# }
 
 # What a ContainerSize reserves: cpu in MHz, or whole cores, and memory in MB, which is a hard limit. Those that are not named keep the
 # defaults: s1 100/64, s2 200/128, s3 300/256, s4 500/512, m1 1000/1024, m2 2000/2048, m3 2000/4096, l1 4000/4096, l2 4000/8192,

@@ -4,3 +4,8 @@ namespace "default" {
   # list-jobs, read-job: what has become of calls. submit-job, dispatch-job: functions and their calls, and their end.
   capabilities = ["list-jobs", "read-job", "submit-job", "dispatch-job"]
 }
+
+# What the cluster has for functions, for /info.
+node {
+  policy = "read"
+}

@@ -37,9 +37,11 @@ type Cluster interface {
 	Registered(ctx context.Context) (map[string]uint64, error)
 }
 
-// Images looks images up. An image that can't be used is an error of code Invalid that says why.
+// Images looks images up, with the account's logins. An image that can't be used is an error of code Invalid that says why.
 type Images interface {
-	Resolve(ctx context.Context, ref string) (api.Image, error)
+	Resolve(ctx context.Context, account, ref string) (api.Image, error)
+	// ResolveFromRegistry does not ask the local Docker daemon, so that a tag that was pushed again is seen.
+	ResolveFromRegistry(ctx context.Context, account, ref string) (api.Image, error)
 }
 
 // Calls is what is kept of a function's calls. Its errors are of code Unavailable.
@@ -82,15 +84,15 @@ func (s *Service) Create(ctx context.Context, account string, f api.Function) (a
 	} else if api.CodeOf(err) != api.NotFound {
 		return api.Function{}, err
 	}
-	image, err := s.cfg.Images.Resolve(ctx, f.Config.Image)
+	image, err := s.cfg.Images.Resolve(ctx, account, f.Config.Image)
 	if err != nil {
 		return api.Function{}, err
 	}
 	f.UUID = uuid.NewString()
 	f.Created = api.Timestamp{Time: time.Now().UTC().Truncate(time.Millisecond)}
 	d := api.Definition{ID: strings.ReplaceAll(uuid.NewString(), "-", ""), Account: account, Revision: 1, Function: f, Image: image}
-	if len(d.Command()) == 0 {
-		return api.Function{}, api.Errorf(api.Invalid, "Config.Cmd: is required, as image %s has no command of its own", f.Config.Image)
+	if err := checkCommand(&d); err != nil {
+		return api.Function{}, err
 	}
 	d, err = s.cfg.Store.Create(ctx, d)
 	if err != nil {
@@ -102,6 +104,14 @@ func (s *Service) Create(ctx context.Context, account string, f api.Function) (a
 	}
 	s.log.Info("a function was created", "function", d.ID, "account", account, "name", f.Name, "image", image.Ref)
 	return d.Function, nil
+}
+
+// checkCommand checks that there is something to run. The error is of code Invalid.
+func checkCommand(d *api.Definition) error {
+	if len(d.Command()) == 0 {
+		return api.Errorf(api.Invalid, "Config.Cmd: is required, as image %s has no command of its own", d.Function.Config.Image)
+	}
+	return nil
 }
 
 func (s *Service) undoCreate(ctx context.Context, d api.Definition) {
@@ -120,6 +130,13 @@ func (s *Service) undoCreate(ctx context.Context, d api.Definition) {
 // Update changes the function and its job. Calls that have a container finish with what they were started with. After an error the
 // function is as it was. The error is of code Invalid, NotFound or Unavailable.
 func (s *Service) Update(ctx context.Context, account, name string, update api.FunctionUpdate) (api.Function, error) {
+	var pulled api.Definition
+	if update.Pull {
+		var err error
+		if pulled, err = s.resolveAgain(ctx, account, name); err != nil {
+			return api.Function{}, err
+		}
+	}
 	var before api.Definition
 	d, err := s.cfg.Store.Update(ctx, account, name, func(d *api.Definition) error {
 		before = *d
@@ -131,7 +148,14 @@ func (s *Service) Update(ctx context.Context, account, name string, update api.F
 			f.UUID = uuid.NewString()
 		}
 		d.Function = f
-		return nil
+		if !update.Pull {
+			return nil
+		}
+		if d.ID != pulled.ID {
+			return api.Errorf(api.NotFound, "the function %s was removed meanwhile, and another created", name)
+		}
+		d.Image = pulled.Image
+		return checkCommand(d)
 	})
 	if err != nil {
 		return api.Function{}, err
@@ -143,6 +167,21 @@ func (s *Service) Update(ctx context.Context, account, name string, update api.F
 	return d.Function, nil
 }
 
+// resolveAgain returns the function with what its image stands for now.
+func (s *Service) resolveAgain(ctx context.Context, account, name string) (api.Definition, error) {
+	d, err := s.cfg.Store.Get(ctx, account, name)
+	if err != nil {
+		return api.Definition{}, err
+	}
+	resolve := s.cfg.Images.ResolveFromRegistry
+	if d.Image.Local {
+		// No registry had it. It may have been built again, or pushed, which the daemon knows too.
+		resolve = s.cfg.Images.Resolve
+	}
+	d.Image, err = resolve(ctx, account, d.Function.Config.Image)
+	return d, err
+}
+
 func (s *Service) undoUpdate(ctx context.Context, before, after api.Definition) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
@@ -150,7 +189,7 @@ func (s *Service) undoUpdate(ctx context.Context, before, after api.Definition) 
 		if d.ID != after.ID || d.Revision != after.Revision {
 			return api.Errorf(api.Conflict, "it has changed again")
 		}
-		d.Function = before.Function
+		d.Function, d.Image = before.Function, before.Image
 		return nil
 	})
 	if err != nil {

@@ -141,15 +141,6 @@ func (f *fakes) All() []api.Definition {
 	return all
 }
 
-func (f *fakes) Resolve(ctx context.Context, ref string) (image api.Image, err error) {
-	var ok bool
-	err = f.do(ctx, "Images.Resolve", func() { image, ok = f.images[ref] })
-	if err == nil && !ok {
-		err = api.Errorf(api.Invalid, "no such image: %s", ref)
-	}
-	return image, err
-}
-
 func (f *fakes) InFlight(ctx context.Context, _, _ string) (n int, err error) {
 	err = f.do(ctx, "Calls.InFlight", func() { n = f.inFlight })
 	return n, err

@@ -54,6 +54,7 @@ type backend struct {
 	cancelled int
 	result    *api.Result
 	reported  []byte
+	images    askedImages
 }
 
 func newBackend() *backend {
@@ -234,7 +235,7 @@ func (c credentials) Get(_ context.Context, key string) (api.Credential, error) 
 
 func testConfig(b *backend) Config {
 	return Config{
-		Functions: b, Directory: directory{b}, Calls: b, Logs: b, Runners: b, Credentials: credentials{b}, Identities: b,
+		Functions: b, Directory: directory{b}, Calls: b, Logs: b, Runners: b, Credentials: credentials{b}, Identities: b, Images: b, Cluster: b,
 		UnsignedAccount: "default",
 		MaxBody:         1 << 20, MaxOutput: 1 << 20, BodyTime: time.Minute, PollTime: time.Minute,
 		Version: api.VersionInfo{Version: "1", APIVersion: api.Version},

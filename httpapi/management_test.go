@@ -89,7 +89,8 @@ func TestEveryManagementRequestMustBeSigned(t *testing.T) {
 	cfg.UnsignedAccount = ""
 	server := serve(t, cfg)
 	for _, prefix := range []string{"", "/v1.23", "/v1.0"} {
-		for _, request := range []string{"POST /funcs/create", "GET /funcs", "GET /funcs/hello", "PUT /funcs/hello", "DELETE /funcs/hello", "GET /version"} {
+		for _, request := range []string{"POST /funcs/create", "GET /funcs", "GET /funcs/hello", "PUT /funcs/hello", "DELETE /funcs/hello", "GET /version",
+			"GET /info", "GET /images/busybox/json", "GET /images/r.example:5000/team%2Fapp/json"} {
 			method, path, _ := strings.Cut(request, " ")
 			resp, body := ask(t, server, method, prefix+path, strings.NewReader(createBody))
 			require.Equal(t, 401, resp.StatusCode, "%s %s", method, prefix+path)

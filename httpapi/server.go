@@ -79,6 +79,8 @@ type Config struct {
 	Runners     Runners
 	Credentials Credentials
 	Identities  Identities
+	Images      Images
+	Cluster     Cluster
 	// Ready are the parts that must answer for /readyz, by their names.
 	Ready map[string]func(context.Context) error
 	// UnsignedAccount is the account of management requests without a signature. Empty: they are refused.
@@ -140,6 +142,7 @@ func (s *Server) routeManagement(router *mux.Router) {
 	s.route(router, s.managed(s.getFunction), "/funcs/{name}", http.MethodGet)
 	s.route(router, s.managed(s.updateFunction), "/funcs/{name}", http.MethodPut)
 	s.route(router, s.managed(s.removeFunction), "/funcs/{name}", http.MethodDelete)
+	s.routeImages(router)
 	s.route(router, s.managed(s.version), "/version", http.MethodGet)
 }
 

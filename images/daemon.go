@@ -22,7 +22,7 @@ var (
 	errNoDaemon = errors.New("no Docker daemon")
 )
 
-// daemon asks a Docker daemon over its Engine API, of which one unversioned endpoint is all that is needed.
+// daemon asks a Docker daemon over its Engine API, of which two unversioned endpoints are all that is needed.
 type daemon struct {
 	client  *http.Client
 	timeout time.Duration
@@ -62,31 +62,9 @@ func newDaemon(network, address string, timeout time.Duration) *daemon {
 // inspect returns what the daemon knows of an image. The errors are errUnknown, errNoDaemon if none listens or this process may not speak
 // to it, and others if one is there but gave no usable answer.
 func (d *daemon) inspect(ctx context.Context, ref imageRef) (api.ImageInspect, error) {
-	ctx, cancel := context.WithTimeout(ctx, d.timeout)
-	defer cancel()
-
-	target := url.URL{Scheme: "http", Host: "docker", Path: "/images/" + ref.local + "/json"}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	body, err := d.get(ctx, "/images/"+ref.local+"/json")
 	if err != nil {
 		return api.ImageInspect{}, err
-	}
-	resp, err := d.client.Do(req)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ECONNREFUSED):
-		return api.ImageInspect{}, fmt.Errorf("%w: %w", errNoDaemon, err)
-	case err != nil:
-		return api.ImageInspect{}, err
-	}
-	defer resp.Body.Close()
-
-	body, err := io.ReadAll(http.MaxBytesReader(nil, resp.Body, maxAnswer))
-	switch {
-	case err != nil:
-		return api.ImageInspect{}, fmt.Errorf("reading the Docker daemon's answer: %w", err)
-	case resp.StatusCode == http.StatusNotFound:
-		return api.ImageInspect{}, errUnknown
-	case resp.StatusCode != http.StatusOK:
-		return api.ImageInspect{}, fmt.Errorf("the Docker daemon answered %s: %.300q", resp.Status, body)
 	}
 	var found api.ImageInspect
 	if err := json.Unmarshal(body, &found); err != nil {
@@ -102,4 +80,48 @@ func (d *daemon) inspect(ctx context.Context, ref imageRef) (api.ImageInspect, e
 		found.RepoDigests = []string{}
 	}
 	return found, nil
+}
+
+// count returns how many images the daemon has. The errors are those of inspect.
+func (d *daemon) count(ctx context.Context) (int, error) {
+	body, err := d.get(ctx, "/info")
+	if err != nil {
+		return 0, err
+	}
+	var info struct{ Images int }
+	if err := json.Unmarshal(body, &info); err != nil {
+		return 0, fmt.Errorf("the Docker daemon's answer: %w", err)
+	}
+	return info.Images, nil
+}
+
+// get returns the body of a successful answer. The errors are those of inspect.
+func (d *daemon) get(ctx context.Context, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.timeout)
+	defer cancel()
+
+	target := url.URL{Scheme: "http", Host: "docker", Path: path}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := d.client.Do(req)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ECONNREFUSED):
+		return nil, fmt.Errorf("%w: %w", errNoDaemon, err)
+	case err != nil:
+		return nil, err
+	}
+	defer resp.Body.Close()
+
+	body, err := io.ReadAll(http.MaxBytesReader(nil, resp.Body, maxAnswer))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reading the Docker daemon's answer: %w", err)
+	case resp.StatusCode == http.StatusNotFound:
+		return nil, errUnknown
+	case resp.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("the Docker daemon answered %s: %.300q", resp.Status, body)
+	}
+	return body, nil
 }

@@ -96,7 +96,7 @@ func TestResolvePrefersLocalImage(t *testing.T) {
 		t.Run(title, func(t *testing.T) {
 			t.Parallel()
 			for _, host := range []string{serveUnix(t, test.known), "tcp://" + serve(t, test.known)} {
-				got, err := newResolver(t, Config{DockerHost: host}).Resolve(t.Context(), test.ref)
+				got, err := newResolver(t, Config{DockerHost: host}).Resolve(t.Context(), testAccount, test.ref)
 				require.NoError(t, err)
 				require.Equal(t, api.Image{
 					Ref: test.want, ID: localID, Local: test.local,
@@ -161,20 +161,20 @@ func TestResolveAsksRegistryForWhatDaemonDoesNotKnow(t *testing.T) {
 			logger, written := newLog()
 			r := newResolver(t, Config{DockerHost: test.host, DaemonTimeout: test.timeout, Logger: logger})
 
-			got, err := r.Resolve(t.Context(), registry+"/app:1")
+			got, err := r.Resolve(t.Context(), testAccount, registry+"/app:1")
 			require.NoError(t, err)
 			require.Equal(t, configDigest(t, image), got.ID)
 			require.Equal(t, test.warned, strings.Contains(written.String(), "level=WARN"), written)
 
 			for i, ref := range []string{registry + "/app:2", closed + "/app", localID} {
-				_, err := r.Resolve(t.Context(), ref)
+				_, err := r.Resolve(t.Context(), testAccount, ref)
 				requireError(t, err, api.Invalid, test.messages[i])
 
 				message := test.messages[i]
 				if test.codes[i] == api.NotFound {
 					message = "No such image: " + ref
 				}
-				_, err = r.Inspect(t.Context(), ref)
+				_, err = r.Inspect(t.Context(), testAccount, ref, nil)
 				requireError(t, err, test.codes[i], message)
 			}
 		})
@@ -192,15 +192,15 @@ func TestResolveFromRegistryLeavesDaemonOut(t *testing.T) {
 		localID: {ID: localID},
 	})})
 
-	got, err := r.Resolve(t.Context(), ref)
+	got, err := r.Resolve(t.Context(), testAccount, ref)
 	require.NoError(t, err)
 	require.Equal(t, registry+"/app@"+digestA, got.Ref)
 
-	got, err = r.ResolveFromRegistry(t.Context(), ref)
+	got, err = r.ResolveFromRegistry(t.Context(), testAccount, ref)
 	require.NoError(t, err)
 	require.Equal(t, registry+"/app@"+digestOf(t, moved), got.Ref)
 
-	_, err = r.ResolveFromRegistry(t.Context(), localID)
+	_, err = r.ResolveFromRegistry(t.Context(), testAccount, localID)
 	requireError(t, err, api.Invalid, localID+" is an image id, which no registry can be asked for")
 }
 
@@ -220,7 +220,7 @@ func TestInspectReadsDockersAnswer(t *testing.T) {
 	r := newResolver(t, Config{DockerHost: serveUnix(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, answer)
 	}))})
-	got, err := r.Inspect(t.Context(), "app:1")
+	got, err := r.Inspect(t.Context(), testAccount, "app:1", nil)
 	require.NoError(t, err)
 
 	encoded, err := json.Marshal(got)
@@ -245,4 +245,21 @@ func TestParseDockerHost(t *testing.T) {
 		require.NoError(t, err, host)
 		require.Equal(t, want, [2]string{network, address}, host)
 	}
+}
+
+func TestCount(t *testing.T) {
+	t.Parallel()
+	answer := func(status int, body string) string {
+		return serveUnix(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/info" {
+				status = http.StatusNotFound
+			}
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, body)
+		}))
+	}
+	require.Equal(t, 7, newResolver(t, Config{DockerHost: answer(http.StatusOK, `{"Images":7,"NCPU":2}`)}).Count(t.Context()))
+	require.Zero(t, newResolver(t, Config{DockerHost: answer(http.StatusInternalServerError, "{}")}).Count(t.Context()))
+	require.Zero(t, newResolver(t, Config{DockerHost: answer(http.StatusOK, "rubbish")}).Count(t.Context()))
+	require.Zero(t, newResolver(t, Config{}).Count(t.Context()), "no daemon")
 }

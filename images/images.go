@@ -43,7 +43,11 @@ type Config struct {
 	// Platform is what the cluster's nodes run, as <os>/<architecture>[/<variant>]. Default linux/ and the architecture of this program.
 	Platform string
 
-	// Keychain has the credentials for registries. Default authn.DefaultKeychain, which reads Docker's configuration file.
+	// Logins are for registries, by account. At most one for each registry and account.
+	Logins []Login
+
+	// Keychain has the credentials for registries that Logins has none for. Default authn.DefaultKeychain, which reads Docker's
+	// configuration file. All accounts use them.
 	Keychain authn.Keychain
 
 	DaemonTimeout   time.Duration // of one question to the daemon; default DefaultDaemonTimeout
@@ -56,6 +60,8 @@ type Config struct {
 type Resolver struct {
 	daemon     *daemon
 	registries *registries
+	logins     logins
+	keychain   authn.Keychain
 	log        *slog.Logger
 }
 
@@ -72,6 +78,10 @@ func New(cfg Config) (*Resolver, error) {
 	if cfg.DaemonTimeout < 0 || cfg.RegistryTimeout < 0 {
 		return nil, errors.New("images.Config: DaemonTimeout and RegistryTimeout can't be negative")
 	}
+	logins, err := newLogins(cfg.Logins)
+	if err != nil {
+		return nil, err
+	}
 	if cfg.Keychain == nil {
 		cfg.Keychain = authn.DefaultKeychain
 	}
@@ -80,7 +90,9 @@ func New(cfg Config) (*Resolver, error) {
 	}
 	return &Resolver{
 		daemon:     newDaemon(network, address, cmp.Or(cfg.DaemonTimeout, DefaultDaemonTimeout)),
-		registries: newRegistries(*platform, cfg.Keychain, cmp.Or(cfg.RegistryTimeout, DefaultRegistryTimeout)),
+		registries: newRegistries(*platform, cmp.Or(cfg.RegistryTimeout, DefaultRegistryTimeout)),
+		logins:     logins,
+		keychain:   cfg.Keychain,
 		log:        cfg.Logger.With("component", "images"),
 	}, nil
 }
@@ -88,31 +100,33 @@ func New(cfg Config) (*Resolver, error) {
 // Close closes the connections that are kept for the next request. The Resolver stays usable.
 func (r *Resolver) Close() { r.registries.transport.CloseIdleConnections() }
 
-// Resolve returns what ref stands for, in the order of docker run: the local daemon's image if it knows one, else the registry's.
+// Resolve returns what ref stands for, in the order of docker run: the local daemon's image if it knows one, else the registry's, asked with
+// the account's login.
 //
 // The errors are *api.Error of code Invalid, as ref is a parameter of the caller's, with a sentence of its own for each cause: malformed,
 // no such image, access denied, no image for the platform, and a registry that does not answer. Credentials that can't be read are the
 // operator's fault, and of code Internal.
-func (r *Resolver) Resolve(ctx context.Context, ref string) (api.Image, error) {
-	return r.resolve(ctx, ref, r.lookup)
+func (r *Resolver) Resolve(ctx context.Context, account, ref string) (api.Image, error) {
+	return r.resolve(ctx, account, ref, r.lookup)
 }
 
 // ResolveFromRegistry is Resolve as docker run --pull=always has it: the local daemon is not asked, so that a tag that moved is seen.
-func (r *Resolver) ResolveFromRegistry(ctx context.Context, ref string) (api.Image, error) {
-	return r.resolve(ctx, ref, r.registries.inspect)
+func (r *Resolver) ResolveFromRegistry(ctx context.Context, account, ref string) (api.Image, error) {
+	return r.resolve(ctx, account, ref, r.ask)
 }
 
-// Inspect returns what is known of the image that ref stands for, from where Resolve would take it.
+// Inspect returns what is known of the image that ref stands for, from where Resolve would take it. auth, if not nil, is used in place of the
+// account's login.
 //
 // The errors are *api.Error: NotFound if neither the daemon nor a registry shows such an image (a registry that denies access may do so
 // because it has none), Unavailable if one that may know it does not answer, Invalid if ref is malformed or has nothing for the platform,
 // Internal as with Resolve.
-func (r *Resolver) Inspect(ctx context.Context, ref string) (api.ImageInspect, error) {
+func (r *Resolver) Inspect(ctx context.Context, account, ref string, auth *api.RegistryAuth) (api.ImageInspect, error) {
 	parsed, err := parse(ref)
 	if err != nil {
 		return api.ImageInspect{}, err
 	}
-	found, err := r.lookup(ctx, parsed)
+	found, err := r.lookup(ctx, account, parsed, auth)
 	switch api.CodeOf(err) {
 	case api.NotFound, api.Forbidden:
 		return api.ImageInspect{}, api.Wrap(api.NotFound, err, "No such image: "+ref)
@@ -120,14 +134,24 @@ func (r *Resolver) Inspect(ctx context.Context, ref string) (api.ImageInspect, e
 	return found, err
 }
 
-func (r *Resolver) resolve(
-	ctx context.Context, ref string, lookup func(context.Context, imageRef) (api.ImageInspect, error),
-) (api.Image, error) {
+// Count returns how many images the local Docker daemon has: none where there is no daemon, or it does not answer.
+func (r *Resolver) Count(ctx context.Context) int {
+	n, err := r.daemon.count(ctx)
+	if err != nil {
+		r.log.DebugContext(ctx, "the local images are not counted", "error", err)
+	}
+	return n
+}
+
+// lookup asks for an image with the login, if it is not nil, in place of the account's.
+type lookup func(ctx context.Context, account string, ref imageRef, auth *api.RegistryAuth) (api.ImageInspect, error)
+
+func (r *Resolver) resolve(ctx context.Context, account, ref string, lookup lookup) (api.Image, error) {
 	parsed, err := parse(ref)
 	if err != nil {
 		return api.Image{}, err
 	}
-	found, err := lookup(ctx, parsed)
+	found, err := lookup(ctx, account, parsed, nil)
 	if err != nil {
 		var failure *api.Error
 		if errors.As(err, &failure) && failure.Code != api.Internal {
@@ -140,8 +164,20 @@ func (r *Resolver) resolve(
 	return image, nil
 }
 
-// lookup asks the local daemon, then the registry. Its errors are those of registries.inspect, and tell of the daemon where it matters.
-func (r *Resolver) lookup(ctx context.Context, ref imageRef) (api.ImageInspect, error) {
+// ask asks the registry. Its errors are those of registries.inspect.
+func (r *Resolver) ask(ctx context.Context, account string, ref imageRef, auth *api.RegistryAuth) (api.ImageInspect, error) {
+	if ref.named == nil {
+		return api.ImageInspect{}, api.Errorf(api.Invalid, "%s is an image id, which no registry can be asked for", ref)
+	}
+	shown, err := r.authenticator(ctx, account, ref, auth)
+	if err != nil {
+		return api.ImageInspect{}, err
+	}
+	return r.registries.inspect(ctx, ref, shown)
+}
+
+// lookup asks the local daemon, then the registry. Its errors are those of ask, and tell of the daemon where it matters.
+func (r *Resolver) lookup(ctx context.Context, account string, ref imageRef, auth *api.RegistryAuth) (api.ImageInspect, error) {
 	found, daemonErr := r.daemon.inspect(ctx, ref)
 	switch {
 	case daemonErr == nil:
@@ -153,7 +189,7 @@ func (r *Resolver) lookup(ctx context.Context, ref imageRef) (api.ImageInspect, 
 			fmt.Sprintf("%s is an image id, which only the local Docker daemon can know, and it does not answer", ref))
 	}
 
-	found, err := r.registries.inspect(ctx, ref)
+	found, err := r.ask(ctx, account, ref, auth)
 	daemonFailed := !errors.Is(daemonErr, errUnknown) && !errors.Is(daemonErr, errNoDaemon)
 	switch api.CodeOf(err) {
 	case "":

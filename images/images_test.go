@@ -35,6 +35,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+const testAccount = "team"
+
 // newResolver returns a Resolver for linux/amd64 that, without a DockerHost in cfg, finds no daemon.
 func newResolver(t *testing.T, cfg Config) *Resolver {
 	t.Helper()
@@ -191,11 +193,11 @@ func TestResolveFindsRegistryImage(t *testing.T) {
 				Cmd:          []string{"a b", ""},
 				ExposedPorts: []string{"443/tcp", "80/tcp", "90/udp"},
 			}
-			got, err := r.Resolve(t.Context(), host+"/team/app"+test.ref)
+			got, err := r.Resolve(t.Context(), testAccount, host+"/team/app"+test.ref)
 			require.NoError(t, err)
 			require.Equal(t, want, got)
 
-			again, err := r.Resolve(t.Context(), got.Ref)
+			again, err := r.Resolve(t.Context(), testAccount, got.Ref)
 			require.NoError(t, err)
 			require.Equal(t, want, again, "what it resolved to resolves to itself")
 		})
@@ -272,9 +274,9 @@ func TestResolveTellsWhyRegistryHasNone(t *testing.T) {
 		t.Run(title, func(t *testing.T) {
 			t.Parallel()
 			r := newResolver(t, Config{})
-			_, err := r.Resolve(t.Context(), test.ref)
+			_, err := r.Resolve(t.Context(), testAccount, test.ref)
 			requireError(t, err, api.Invalid, test.message)
-			_, err = r.ResolveFromRegistry(t.Context(), test.ref)
+			_, err = r.ResolveFromRegistry(t.Context(), testAccount, test.ref)
 			requireError(t, err, api.Invalid, test.message)
 		})
 	}
@@ -283,7 +285,7 @@ func TestResolveTellsWhyRegistryHasNone(t *testing.T) {
 func TestResolveKeepsCauseOfUnreachableRegistry(t *testing.T) {
 	t.Parallel()
 	host := closedPort(t)
-	_, err := newResolver(t, Config{}).Resolve(t.Context(), host+"/app")
+	_, err := newResolver(t, Config{}).Resolve(t.Context(), testAccount, host+"/app")
 	e := requireError(t, err, api.Invalid, "the registry "+host+" does not answer")
 	require.ErrorContains(t, e.Err, "connection refused")
 }
@@ -298,7 +300,7 @@ func TestResolveGivesUpOnSilentRegistry(t *testing.T) {
 	t.Run("after RegistryTimeout", func(t *testing.T) {
 		t.Parallel()
 		r := newResolver(t, Config{RegistryTimeout: 50 * time.Millisecond})
-		_, err := r.Resolve(t.Context(), host+"/app")
+		_, err := r.Resolve(t.Context(), testAccount, host+"/app")
 		e := requireError(t, err, api.Invalid, message)
 		require.ErrorIs(t, e, context.DeadlineExceeded)
 	})
@@ -306,7 +308,7 @@ func TestResolveGivesUpOnSilentRegistry(t *testing.T) {
 		t.Parallel()
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		_, err := newResolver(t, Config{}).Resolve(ctx, host+"/app")
+		_, err := newResolver(t, Config{}).Resolve(ctx, testAccount, host+"/app")
 		e := requireError(t, err, api.Invalid, message)
 		require.ErrorIs(t, e, context.Canceled)
 	})
@@ -335,17 +337,17 @@ func TestResolveLogsInWithKeychain(t *testing.T) {
 	login := &authn.Basic{Username: "me", Password: "secret"}
 	push(t, host+"/app:1", image, remote.WithAuth(login))
 
-	got, err := newResolver(t, Config{Keychain: keychain{auth: login}}).Resolve(t.Context(), host+"/app:1")
+	got, err := newResolver(t, Config{Keychain: keychain{auth: login}}).Resolve(t.Context(), testAccount, host+"/app:1")
 	require.NoError(t, err)
 	require.Equal(t, configDigest(t, image), got.ID)
 
 	wrong := keychain{auth: &authn.Basic{Username: "me", Password: "guess"}}
-	_, err = newResolver(t, Config{Keychain: wrong}).Resolve(t.Context(), host+"/app:1")
+	_, err = newResolver(t, Config{Keychain: wrong}).Resolve(t.Context(), testAccount, host+"/app:1")
 	requireError(t, err, api.Invalid,
 		"access to "+host+"/app:1 denied: there is no such repository, or "+host+" wants a login that allows it")
 
 	broken := keychain{err: errors.New("credential helper: exit status 1")}
-	_, err = newResolver(t, Config{Keychain: broken}).Resolve(t.Context(), host+"/app:1")
+	_, err = newResolver(t, Config{Keychain: broken}).Resolve(t.Context(), testAccount, host+"/app:1")
 	e := requireError(t, err, api.Internal, "the credentials for "+host+" can't be read")
 	require.ErrorIs(t, e, broken.err)
 }
@@ -382,12 +384,12 @@ func TestInspectDescribesRegistryImage(t *testing.T) {
 		},
 	}
 	r := newResolver(t, Config{})
-	got, err := r.Inspect(t.Context(), host+"/app:1")
+	got, err := r.Inspect(t.Context(), testAccount, host+"/app:1", nil)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 
 	want.RepoTags = []string{}
-	got, err = r.Inspect(t.Context(), want.RepoDigests[0])
+	got, err = r.Inspect(t.Context(), testAccount, want.RepoDigests[0], nil)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 }
@@ -398,13 +400,13 @@ func TestInspectTellsUnreachableFromNotFound(t *testing.T) {
 	denied := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }))
 	r := newResolver(t, Config{})
 
-	_, err := r.Inspect(t.Context(), host+"/app")
+	_, err := r.Inspect(t.Context(), testAccount, host+"/app", nil)
 	requireError(t, err, api.NotFound, "No such image: "+host+"/app")
-	_, err = r.Inspect(t.Context(), denied+"/app")
+	_, err = r.Inspect(t.Context(), testAccount, denied+"/app", nil)
 	requireError(t, err, api.NotFound, "No such image: "+denied+"/app")
-	_, err = r.Inspect(t.Context(), closed+"/app")
+	_, err = r.Inspect(t.Context(), testAccount, closed+"/app", nil)
 	requireError(t, err, api.Unavailable, "the registry "+closed+" does not answer")
-	_, err = r.Inspect(t.Context(), "a b")
+	_, err = r.Inspect(t.Context(), testAccount, "a b", nil)
 	require.Equal(t, api.Invalid, api.CodeOf(err))
 }
 
@@ -418,7 +420,7 @@ func TestResolverIsSafeForConcurrentUse(t *testing.T) {
 	var group sync.WaitGroup
 	for range 8 {
 		group.Go(func() {
-			if got, err := r.Resolve(t.Context(), host+"/app:1"); err == nil && got.ID == configDigest(t, image) {
+			if got, err := r.Resolve(t.Context(), testAccount, host+"/app:1"); err == nil && got.ID == configDigest(t, image) {
 				found.Add(1)
 			}
 		})

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/uuid"
@@ -92,7 +93,7 @@ func TestDockerDaemon(t *testing.T) {
 	docker.importImage(t, unique, "latest")
 	r := newResolver(t, Config{DockerHost: docker.host})
 
-	inspected, err := r.Inspect(t.Context(), local)
+	inspected, err := r.Inspect(t.Context(), testAccount, local, nil)
 	require.NoError(t, err)
 	require.Regexp(t, "^sha256:[0-9a-f]{64}$", inspected.ID)
 	require.Equal(t, []string{local}, inspected.RepoTags)
@@ -114,7 +115,7 @@ func TestDockerDaemon(t *testing.T) {
 	}
 	hex := strings.TrimPrefix(inspected.ID, "sha256:")
 	for _, ref := range []string{unique, local, "docker.io/library/" + local, inspected.ID, hex, hex[:12]} {
-		got, err := r.Resolve(t.Context(), ref)
+		got, err := r.Resolve(t.Context(), testAccount, ref)
 		require.NoError(t, err, ref)
 		require.Equal(t, want, got, ref)
 	}
@@ -129,28 +130,28 @@ func TestDockerDaemon(t *testing.T) {
 	require.NoError(t, err)
 	want.Ref, want.Local = registry+"/"+unique+"@"+descriptor.Digest.String(), false
 	for _, ref := range []string{pushed, want.Ref, registry + "/" + unique + ":v1@" + descriptor.Digest.String(), local, inspected.ID} {
-		got, err := r.Resolve(t.Context(), ref)
+		got, err := r.Resolve(t.Context(), testAccount, ref)
 		require.NoError(t, err, ref)
 		require.Equal(t, want, got, ref)
 	}
 
 	// The daemon and the registry agree on what they both say.
-	fromDaemon, err := r.Inspect(t.Context(), pushed)
+	fromDaemon, err := r.Inspect(t.Context(), testAccount, pushed, nil)
 	require.NoError(t, err)
 	parsed, err := parse(pushed)
 	require.NoError(t, err)
-	fromRegistry, err := r.registries.inspect(t.Context(), parsed)
+	fromRegistry, err := r.registries.inspect(t.Context(), parsed, authn.Anonymous)
 	require.NoError(t, err)
 	fromDaemon.RepoTags, fromDaemon.Size = fromRegistry.RepoTags, fromRegistry.Size
 	require.Equal(t, fromDaemon, fromRegistry)
-	got, err := r.ResolveFromRegistry(t.Context(), pushed)
+	got, err := r.ResolveFromRegistry(t.Context(), testAccount, pushed)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 
-	_, err = r.Resolve(t.Context(), registry+"/"+unique+":nope")
+	_, err = r.Resolve(t.Context(), testAccount, registry+"/"+unique+":nope")
 	requireError(t, err, api.Invalid, "no such image: "+registry+"/"+unique+":nope")
 	closed := closedPort(t) + "/" + unique
-	_, err = r.Resolve(t.Context(), closed)
+	_, err = r.Resolve(t.Context(), testAccount, closed)
 	host, _, _ := strings.Cut(closed, "/")
 	requireError(t, err, api.Invalid, "the registry "+host+" does not answer, and the local Docker daemon does not know "+closed)
 }

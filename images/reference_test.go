@@ -65,10 +65,10 @@ func TestParseRejectsMalformed(t *testing.T) {
 		t.Run(ref, func(t *testing.T) {
 			t.Parallel()
 			r := newResolver(t, Config{})
-			_, err := r.Resolve(t.Context(), ref)
+			_, err := r.Resolve(t.Context(), testAccount, ref)
 			require.Equal(t, api.Invalid, api.CodeOf(err))
 			require.ErrorContains(t, err, "is not an image reference")
-			_, err = r.Inspect(t.Context(), ref)
+			_, err = r.Inspect(t.Context(), testAccount, ref, nil)
 			require.Equal(t, api.Invalid, api.CodeOf(err))
 		})
 	}

@@ -23,34 +23,26 @@ import (
 // registries asks registries. HTTPS is tried first; plain HTTP is the fallback for those on this host and at private addresses.
 type registries struct {
 	platform  v1.Platform
-	keychain  authn.Keychain
 	timeout   time.Duration
 	transport *http.Transport
 }
 
-func newRegistries(platform v1.Platform, keychain authn.Keychain, timeout time.Duration) *registries {
+func newRegistries(platform v1.Platform, timeout time.Duration) *registries {
 	return &registries{
-		platform: platform, keychain: keychain, timeout: timeout,
+		platform: platform, timeout: timeout,
 		// A transport of its own, so that Close has no effect on others that use the library.
 		transport: remote.DefaultTransport.(*http.Transport).Clone(),
 	}
 }
 
 // inspect returns what the registry says of an image. The errors are *api.Error: NotFound, Forbidden if access is denied, Unavailable if
-// the registry gives no usable answer, Invalid if ref is an id, not an image or not for the platform, Internal for unreadable credentials.
+// the registry gives no usable answer, Invalid if it is not an image or not for the platform.
 //
 // The messages hold nothing of the registry's answer: users choose the host, which may be one that only this server can reach.
-func (r *registries) inspect(ctx context.Context, ref imageRef) (api.ImageInspect, error) {
-	if ref.named == nil {
-		return api.ImageInspect{}, api.Errorf(api.Invalid, "%s is an image id, which no registry can be asked for", ref)
-	}
+func (r *registries) inspect(ctx context.Context, ref imageRef, auth authn.Authenticator) (api.ImageInspect, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 
-	auth, err := authn.Resolve(ctx, r.keychain, ref.remote.Context())
-	if err != nil {
-		return api.ImageInspect{}, api.Wrap(api.Internal, err, "the credentials for "+ref.registryHost()+" can't be read")
-	}
 	descriptor, err := remote.Get(ref.remote,
 		remote.WithContext(ctx),
 		remote.WithAuth(auth),

@@ -176,7 +176,7 @@ func newAgent(s *settings, dev bool, log *slog.Logger) (*agent, error) {
 	}
 	a.functions = consul.NewFunctions(a.consul)
 	a.keys = consul.NewCredentials(a.consul)
-	if a.images, err = images.New(images.Config{DockerHost: s.Docker.Host, Logger: log}); err != nil {
+	if a.images, err = images.New(images.Config{DockerHost: s.Docker.Host, Logins: s.logins, Logger: log}); err != nil {
 		return nil, err
 	}
 	return a, nil
@@ -266,6 +266,8 @@ func (a *agent) listen(runner *preparedRunner) error {
 		Runners:       a.scheduler,
 		Credentials:   a.keys,
 		Identities:    a.nomad,
+		Images:        a.images,
+		Cluster:       a.newInfo(),
 		Ready:         map[string]func(context.Context) error{"consul": a.consul.Ping, "nomad": a.nomad.Ping, "jetstream": a.store.Ping},
 		RunnerArchive: runner.archive,
 		MaxBody:       s.Limits.Payload,

@@ -18,6 +18,7 @@ import (
 
 	"github.com/funcd/funcd/api"
 	"github.com/funcd/funcd/calls"
+	"github.com/funcd/funcd/images"
 	"github.com/funcd/funcd/jobs"
 )
 
@@ -36,6 +37,8 @@ type config struct {
 	Docker *dockerConfig `hcl:"docker,block"`
 	Slots  *slotsConfig  `hcl:"slots,block"`
 	Sizes  []sizeConfig  `hcl:"size,block"`
+
+	Registries []registryConfig `hcl:"registry,block"`
 }
 
 type limitsConfig struct {
@@ -83,6 +86,14 @@ type natsConfig struct {
 
 type dockerConfig struct {
 	Host string `hcl:"host,optional"`
+}
+
+type registryConfig struct {
+	Host         string `hcl:"host,label"`
+	Account      string `hcl:"account,optional"`
+	Username     string `hcl:"username"`
+	Password     string `hcl:"password,optional"`
+	PasswordFile string `hcl:"password_file,optional"`
 }
 
 type slotsConfig struct {
@@ -170,6 +181,7 @@ type settings struct {
 	maxKillTimeout time.Duration
 	idle           time.Duration
 	sizes          map[string]jobs.Size
+	logins         []images.Login
 }
 
 // check makes settings of a config. The error names the setting.
@@ -226,10 +238,27 @@ func (c config) check() (*settings, error) {
 	if err := (&jobs.Options{Sizes: s.sizes}).ValidateSizes(); err != nil {
 		return nil, err
 	}
+	for _, r := range c.Registries {
+		login := r.login()
+		if err := login.Validate(); err != nil {
+			return nil, fmt.Errorf("registry %q: %w", r.Host, err)
+		}
+		if r.Account != "" && !api.ValidAccount(r.Account) {
+			return nil, fmt.Errorf("registry %q: account %q is not an account's name", r.Host, r.Account)
+		}
+		if slices.ContainsFunc(s.logins, func(l images.Login) bool { return l.Registry == r.Host && l.Account == r.Account }) {
+			return nil, fmt.Errorf("registry %q: there is another one for the account %q", r.Host, r.Account)
+		}
+		s.logins = append(s.logins, login)
+	}
 	if c.Limits.StoredOutputs < c.Limits.Output {
 		return nil, fmt.Errorf("limits.stored_outputs: must be at least limits.output, %d", c.Limits.Output)
 	}
 	return s, s.checkRunner()
+}
+
+func (r registryConfig) login() images.Login {
+	return images.Login{Registry: r.Host, Account: r.Account, Username: r.Username, Password: r.Password, PasswordFile: r.PasswordFile}
 }
 
 func (s *settings) checkRunner() error {

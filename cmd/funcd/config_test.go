@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,6 +12,7 @@ import (
 	"github.com/hashicorp/hcl/v2/hclparse"
 	"github.com/stretchr/testify/require"
 
+	"github.com/funcd/funcd/images"
 	"github.com/funcd/funcd/jobs"
 )
 
@@ -141,6 +143,12 @@ func TestWrongConfigs(t *testing.T) {
 		"http without an address":    {"runner {\n mode = \"http\"\n}\n", "runner.address: is required", false},
 		"http without its scheme":    {"runner {\n mode = \"http\"\n address = \"10.0.0.5:3862\"\n}\n", "runner.address:", false},
 		"a runner that is not there": {"runner {\n path = \"/does/not/exist\"\n}\n", "runner.path:", false},
+		"a registry's address":       {registryBlock("https://r.example", "password = \"p\""), `registry "https://r.example": "https://r.example" must be`, false},
+		"a registry without a login": {"registry \"r.example\" {}\n", "The argument \"username\" is required", true},
+		"a registry's two passwords": {registryBlock("r.example", "password = \"p\"\npassword_file = \"f\""), `registry "r.example": exactly one of`, false},
+		"an account that is none":    {registryBlock("r.example", "password = \"p\"\naccount = \"A\""), `registry "r.example": account "A" is not`, false},
+		"a registry twice": {registryBlock("r.example", "password = \"p\"") + registryBlock("r.example", "password = \"q\""),
+			`registry "r.example": there is another one`, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -151,6 +159,19 @@ func TestWrongConfigs(t *testing.T) {
 	}
 	_, err := loadConfig(filepath.Join(t.TempDir(), "none.hcl"))
 	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func registryBlock(host, settings string) string {
+	return fmt.Sprintf("registry %q {\nusername = \"me\"\n%s\n}\n", host, settings)
+}
+
+func TestRegistries(t *testing.T) {
+	t.Parallel()
+	s, err := load(t, registryBlock("r.example", "account = \"team\"\npassword_file = \"f\"")+registryBlock("r.example", "password = \"p\""))
+	require.NoError(t, err)
+	require.Equal(t, []images.Login{
+		{Registry: "r.example", Account: "team", Username: "me", PasswordFile: "f"}, {Registry: "r.example", Username: "me", Password: "p"},
+	}, s.logins)
 }
 
 // No file makes the server panic, or start with what it could not use.
