@@ -212,7 +212,25 @@ func (f *Function) Validate() error {
 	if err := f.HostConfig.validate(); err != nil {
 		return err
 	}
+	if err := f.validateNetwork(); err != nil {
+		return err
+	}
 	return f.validatePorts()
+}
+
+// validateNetwork refuses what a network mode leaves no room for. Docker refuses the same, apart from that of none.
+func (f *Function) validateNetwork() error {
+	h := &f.HostConfig
+	mode, _, container := strings.Cut(h.NetworkMode, ":")
+	switch {
+	case len(h.Links) > 0 && mode != DefaultNetwork:
+		return Errorf(Invalid, "HostConfig.Links: can't be had with NetworkMode %s", mode)
+	case container && (len(h.PortBindings) > 0 || h.PublishAllPorts):
+		return Errorf(Invalid, "HostConfig.PortBindings: ports can't be published with NetworkMode container, which shares another's network")
+	case container && len(f.Config.ExposedPorts) > 0:
+		return Errorf(Invalid, "Config.ExposedPorts: ports can't be exposed with NetworkMode container, which shares another's network")
+	}
+	return nil
 }
 
 func (c *Config) validate() error {

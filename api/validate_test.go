@@ -199,6 +199,12 @@ func TestValidateRefuses(t *testing.T) {
 		"volumes empty mode":  {create("", "", `"VolumesFrom":["a:"]`), "HostConfig.VolumesFrom:", "name[:ro|rw]"},
 		"network unknown":     {create("", "", `"NetworkMode":"mine"`), "HostConfig.NetworkMode:", "bridge, host, none or container:<name|id>"},
 		"network container":   {create("", "", `"NetworkMode":"container:"`), "HostConfig.NetworkMode:", "container:<name|id>"},
+		"links, host":         {create("", "", `"Links":["a:b"],"NetworkMode":"host"`), "HostConfig.Links:", "with NetworkMode host"},
+		"links, none":         {create("", "", `"Links":["a:b"],"NetworkMode":"none"`), "HostConfig.Links:", "with NetworkMode none"},
+		"links, container":    {create("", "", `"Links":["a:b"],"NetworkMode":"container:c"`), "HostConfig.Links:", "with NetworkMode container"},
+		"ports, container":    {create("", "", `"PublishAllPorts":true,"NetworkMode":"container:c"`), "HostConfig.PortBindings:", "with NetworkMode container"},
+		"bindings, container": {create("", "", `"PortBindings":{"80/tcp":[]},"NetworkMode":"container:c"`), "HostConfig.PortBindings:", "with NetworkMode container"},
+		"exposed, container":  {create("", `"ExposedPorts":{"80/tcp":{}}`, `"NetworkMode":"container:c"`), "Config.ExposedPorts:", "with NetworkMode container"},
 		"network container /": {create("", "", `"NetworkMode":"container:a/b"`), "HostConfig.NetworkMode:", "container:<name|id>"},
 	} {
 		t.Run(name, func(t *testing.T) {

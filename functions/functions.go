@@ -30,6 +30,8 @@ type Store interface {
 
 // Cluster holds a job for each function. Its errors are of code Invalid and Unavailable.
 type Cluster interface {
+	// Prepare checks that the cluster can run the function, and notes in d what it has to be known of the cluster for that.
+	Prepare(ctx context.Context, d *api.Definition) error
 	Register(ctx context.Context, d *api.Definition) error
 	// Remove removes the function's job and those of its calls. It is no error if they are gone.
 	Remove(ctx context.Context, account, name string) error
@@ -92,6 +94,9 @@ func (s *Service) Create(ctx context.Context, account string, f api.Function) (a
 	f.Created = api.Timestamp{Time: time.Now().UTC().Truncate(time.Millisecond)}
 	d := api.Definition{ID: strings.ReplaceAll(uuid.NewString(), "-", ""), Account: account, Revision: 1, Function: f, Image: image}
 	if err := checkCommand(&d); err != nil {
+		return api.Function{}, err
+	}
+	if err := s.cfg.Cluster.Prepare(ctx, &d); err != nil {
 		return api.Function{}, err
 	}
 	d, err = s.cfg.Store.Create(ctx, d)

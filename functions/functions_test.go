@@ -153,6 +153,10 @@ func (f *fakes) RemoveFunction(ctx context.Context, function string) error {
 // cluster is the fakes as a Cluster.
 type cluster struct{ f *fakes }
 
+func (c cluster) Prepare(ctx context.Context, _ *api.Definition) error {
+	return c.f.do(ctx, "Cluster.Prepare", func() {})
+}
+
 func (c cluster) Register(ctx context.Context, d *api.Definition) error {
 	return c.f.do(ctx, "Cluster.Register", func() {
 		k := d.Account + "/" + d.Function.Name
@@ -238,18 +242,20 @@ func TestCreateFails(t *testing.T) {
 			"Config.Cmd: is required, as image bare has no command of its own", []string{"Store.Get", "Images.Resolve"}},
 		"the store is away": {func(f *fakes, _ *api.Function) { f.fail["Store.Get"] = errAway }, api.Unavailable, "away",
 			[]string{"Store.Get"}},
+		"the cluster can't run it": {func(f *fakes, _ *api.Function) { f.fail["Cluster.Prepare"] = api.Errorf(api.Invalid, "no such volume") }, api.Invalid, "no such volume",
+			[]string{"Store.Get", "Images.Resolve", "Cluster.Prepare"}},
 		"the store is away later": {func(f *fakes, _ *api.Function) { f.fail["Store.Create"] = errAway }, api.Unavailable, "away",
-			[]string{"Store.Get", "Images.Resolve", "Store.Create"}},
+			[]string{"Store.Get", "Images.Resolve", "Cluster.Prepare", "Store.Create"}},
 		"the cluster is away": {func(f *fakes, _ *api.Function) { f.fail["Cluster.Register"] = errAway }, api.Unavailable, "away",
-			[]string{"Store.Get", "Images.Resolve", "Store.Create", "Cluster.Register", "Store.Delete", "Cluster.Remove"}},
+			[]string{"Store.Get", "Images.Resolve", "Cluster.Prepare", "Store.Create", "Cluster.Register", "Store.Delete", "Cluster.Remove"}},
 		"the cluster refuses it": {func(f *fakes, _ *api.Function) {
 			f.fail["Cluster.Register"] = api.Errorf(api.Invalid, "no such size")
 		}, api.Invalid, "no such size",
-			[]string{"Store.Get", "Images.Resolve", "Store.Create", "Cluster.Register", "Store.Delete", "Cluster.Remove"}},
+			[]string{"Store.Get", "Images.Resolve", "Cluster.Prepare", "Store.Create", "Cluster.Register", "Store.Delete", "Cluster.Remove"}},
 		"only the cluster's answer is lost": {func(f *fakes, _ *api.Function) {
 			f.fail["Cluster.Register"], f.after = errAway, true
 		}, api.Unavailable, "away",
-			[]string{"Store.Get", "Images.Resolve", "Store.Create", "Cluster.Register", "Store.Delete", "Cluster.Remove"}},
+			[]string{"Store.Get", "Images.Resolve", "Cluster.Prepare", "Store.Create", "Cluster.Register", "Store.Delete", "Cluster.Remove"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

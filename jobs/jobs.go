@@ -159,6 +159,9 @@ func Render(d *api.Definition, o Options) (*nomad.Job, error) {
 	if !ok {
 		return nil, api.Errorf(api.Invalid, "ContainerSize: %q is not defined here", d.Function.ContainerSize)
 	}
+	if d.Function.HostConfig.NetworkMode == "none" && o.Runner.URL != "" {
+		return nil, api.Errorf(api.Invalid, "HostConfig.NetworkMode: none can't be had here, as containers reach funcd over their network (runner mode http)")
+	}
 	job := nomad.NewBatchJob(ID(d.Account, d.Function.Name), ID(d.Account, d.Function.Name), o.Region, o.Priority)
 	if o.Namespace != "" {
 		job.Namespace = &o.Namespace

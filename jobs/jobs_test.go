@@ -204,6 +204,17 @@ func TestKillTimeout(t *testing.T) {
 	}
 }
 
+func TestContainerWithoutANetworkReachesFuncdByItsSocketOnly(t *testing.T) {
+	t.Parallel()
+	d, o := definition(t, `{"Name":"a","Config":{"Image":"ubuntu"},"HostConfig":{"NetworkMode":"none"}}`), testOptions()
+	_, err := Render(d, o)
+	require.NoError(t, err)
+	o.Runner = Runner{URL: "http://10.0.0.5:3862", ArchiveSHA256: testSum}
+	_, err = Render(d, o)
+	require.Equal(t, api.Invalid, api.CodeOf(err))
+	require.ErrorContains(t, err, "HostConfig.NetworkMode: none")
+}
+
 // Two functions never have one job, and no function's job looks like another's call.
 func TestID(t *testing.T) {
 	t.Parallel()

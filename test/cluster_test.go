@@ -202,6 +202,11 @@ func TestRunnerIsDownloaded(t *testing.T) {
 	out := f.sync(t, "through the network")
 	require.Equal(t, http.StatusOK, out.status, out.body)
 	require.Equal(t, "THROUGH THE NETWORK", out.body)
+	alone := program("funcd/upper")
+	alone.Name, alone.HostConfig.NetworkMode = newName(t), "none"
+	_, err = own.CreateFunction(t.Context(), alone)
+	require.Equal(t, api.Invalid, api.CodeOf(err), "it would not reach funcd")
+	require.ErrorContains(t, err, "HostConfig.NetworkMode: none")
 	e := environmentOf(t, own.create(t, onHost("funcd/env")).sync(t, ""))
 	require.Equal(t, "/srv", e.Dir)
 	require.Equal(t, []int{1000, 1000}, []int{e.UID, e.GID}, "the runner can be executed by any user")

@@ -9,6 +9,7 @@
 //	hold SECONDS     do nothing for the seconds, whatever signal comes
 //	leave            print the name of the host, the own pid and what is in /tmp, in a line, and leave a file there
 //	listen PORT      answer each line that comes to the port, over TCP or UDP, with the protocol and the name of the host, until one says "end"
+//	interfaces       print the network interfaces and their IPv4 addresses, a line each
 //	files            print the file descriptors that it was started with and what they are, a line each
 package main
 
@@ -30,16 +31,17 @@ func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 // commands are what can be asked for. Those that take no number ignore n.
 var commands = map[string]func(n int, stdin io.Reader, stdout, stderr io.Writer) error{
-	"cat":     cat,
-	"big":     big,
-	"streams": streams,
-	"eat":     eat,
-	"kill":    kill,
-	"orphan":  orphan,
-	"hold":    hold,
-	"leave":   leave,
-	"files":   files,
-	"listen":  listen,
+	"cat":        cat,
+	"big":        big,
+	"streams":    streams,
+	"eat":        eat,
+	"kill":       kill,
+	"orphan":     orphan,
+	"hold":       hold,
+	"leave":      leave,
+	"files":      files,
+	"listen":     listen,
+	"interfaces": interfaces,
 }
 
 // status is an error that is to be the exit status and nothing else.

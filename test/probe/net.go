@@ -74,3 +74,25 @@ func overUDP(conn net.PacketConn, host string) error {
 		}
 	}
 }
+
+// interfaces prints the network interfaces and their IPv4 addresses, a line each.
+func interfaces(_ int, _ io.Reader, stdout, _ io.Writer) error {
+	all, err := net.Interfaces()
+	if err != nil {
+		return err
+	}
+	for _, one := range all {
+		addresses, err := one.Addrs()
+		if err != nil {
+			return err
+		}
+		words := []string{one.Name}
+		for _, address := range addresses {
+			if ip, ok := address.(*net.IPNet); ok && ip.IP.To4() != nil {
+				words = append(words, ip.IP.String())
+			}
+		}
+		fmt.Fprintln(stdout, strings.Join(words, " "))
+	}
+	return nil
+}
