@@ -116,10 +116,10 @@ func TestClientStreamEnds(t *testing.T) {
 
 func TestClientStatus(t *testing.T) {
 	t.Parallel()
-	body := `{"Total":3,"Pending":1,"Running":1,"Finished":1,"Failed":0,"List":[{"CallId":"` + testCallID + `","Created":"x","Status":"PENDING","Message":"m"}]}`
+	body := `{"Total":3,"Pending":1,"Running":1,"Finished":1,"Failed":0,"List":[{"CallId":"` + testCallID + `","Created":"1970-01-01T00:00:00.001Z","Status":"PENDING","Message":"m"}]}`
 	want := Status{
 		Total: 3, Pending: 1, Running: 1, Finished: 1,
-		List: []CallStatus{{CallID: testCallID, Created: "x", Status: Pending, Message: "m"}},
+		List: []CallStatus{{CallID: testCallID, Created: Timestamp{Time: time.UnixMilli(1).UTC()}, Status: Pending, Message: "m"}},
 	}
 	for query, list := range map[string]bool{"": false, "?list=1": true} {
 		status, err := serve(t, answer(t, "GET /status/n/"+testUUID+query, 200, body)).Status(t.Context(), "n", testUUID, list)

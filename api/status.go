@@ -7,13 +7,13 @@ type Status struct {
 	Running  int
 	Finished int
 	Failed   int
-	List     []CallStatus `json:",omitempty"` // with list=1, the oldest first
+	List     []CallStatus `json:",omitempty"` // with list=1: by their last change, then those that wait in their order
 }
 
 // CallStatus is one call in a Status.
 type CallStatus struct {
-	CallID  string `json:"CallId"`
-	Created string // when it was accepted: RFC 3339 in UTC with milliseconds
+	CallID  string    `json:"CallId"`
+	Created Timestamp // when it was accepted
 	Status  State
 	Message string // why it waits or has failed; else empty
 }

@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"encoding/json"
 	"log/slog"
 	"strconv"
 	"testing"
@@ -44,4 +45,10 @@ func BenchmarkCall(b *testing.B) {
 	for _, step := range steps {
 		b.ReportMetric(float64(took[step].Microseconds())/float64(b.N), "µs/"+step)
 	}
+}
+
+func marshal(b *testing.B, v any) []byte {
+	data, err := json.Marshal(v)
+	require.NoError(b, err)
+	return data
 }

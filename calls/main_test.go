@@ -36,7 +36,10 @@ func openStore(t *testing.T, cfg Config) *Store {
 // openPeer opens the store of another funcd server on the same JetStream, as with Config.URL.
 func openPeer(t *testing.T, s *Store) *Store {
 	t.Helper()
-	p := &Store{cfg: s.cfg, log: s.log, streams: map[string]*anchored{}, waiters: map[string]map[chan struct{}]struct{}{}}
+	p := &Store{
+		cfg: s.cfg, log: s.log, id: "peer", states: newStates(),
+		streams: map[string]*anchored{}, waiters: map[string]map[chan struct{}]struct{}{},
+	}
 	t.Cleanup(p.Close)
 	var err error
 	p.nc, err = nats.Connect("", nats.InProcessServer(s.server))
@@ -48,6 +51,9 @@ func openPeer(t *testing.T, s *Store) *Store {
 	p.records = &anchored{Stream: records}
 	p.ended, err = p.nc.Subscribe("ended.*.*", func(m *nats.Msg) { p.wake(m.Subject) })
 	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	p.stopBackground = cancel
+	require.NoError(t, p.followStates(ctx))
 	require.NoError(t, p.nc.Flush())
 	return p
 }

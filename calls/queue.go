@@ -66,7 +66,12 @@ func (s *Store) Enqueue(ctx context.Context, call *api.Call) error {
 		Header:  nats.Header{callHeader: []string{string(head)}},
 		Data:    call.Payload,
 	}
+	// It is noted before: a server may have the call, and have ended it, before this one hears that it is stored.
+	s.changed(change{Kind: callQueued, Function: call.Function, Call: call.ID, Accepted: micros(call.Accepted)})
 	_, err = s.js.PublishMsg(ctx, msg, jetstream.WithExpectStream(queueStream(call.Account)))
+	if err != nil {
+		s.changed(change{Kind: callLeft, Function: call.Function, Call: call.ID})
+	}
 	var refused *jetstream.APIError
 	if errors.As(err, &refused) && strings.HasPrefix(refused.Description, "maximum ") {
 		return api.Wrap(api.Unavailable, err, "the queue is full, try again later")
@@ -100,6 +105,14 @@ func (s *Store) Queued(ctx context.Context, account, function, call string) (*ap
 // Withdraw takes a call out of the queue. It is no error if it is not there. Its record must be on disk as ended before, for the server that has
 // it delivered in the same moment.
 func (s *Store) Withdraw(ctx context.Context, account, function, call string) error {
+	if err := s.withdraw(ctx, account, function, call); err != nil {
+		return err
+	}
+	s.changed(change{Kind: callLeft, Function: function, Call: call})
+	return nil
+}
+
+func (s *Store) withdraw(ctx context.Context, account, function, call string) error {
 	if err := checkIDs(function, call); err != nil {
 		return err
 	}
@@ -167,6 +180,7 @@ func (s *Store) Accounts(ctx context.Context) ([]string, error) {
 // Delivery is a call that this server has been given to execute. It stays this server's while Extend is called within each Lease, and until
 // Done or Return.
 type Delivery struct {
+	s     *Store
 	call  *api.Call
 	msg   jetstream.Msg
 	fresh bool
@@ -187,6 +201,7 @@ func (d *Delivery) Done(ctx context.Context) error {
 	if err := d.msg.DoubleAck(ctx); err != nil && !errors.Is(err, jetstream.ErrMsgAlreadyAckd) {
 		return unavailable(err)
 	}
+	d.s.changed(change{Kind: callLeft, Function: d.call.Function, Call: d.call.ID})
 	return nil
 }
 
@@ -233,11 +248,15 @@ func (s *Store) Consume(ctx context.Context, account string, quota int, deliver 
 			if err := msg.Term(); err != nil {
 				s.log.Error("a call that can't be read stays in the queue", "error", err)
 			}
+			function, id := queuedCall(msg.Subject())
+			s.changed(change{Kind: callLeft, Function: function, Call: id})
 			return
 		}
+		// It is known but where Enqueue was told that it had failed, or the server that did it was not heard.
+		s.changed(change{Kind: callQueued, Function: call.Function, Call: call.ID, Accepted: micros(call.Accepted)})
 		meta, err := msg.Metadata()
 		fresh := err == nil && meta.NumDelivered == 1 && meta.Sequence.Stream > before
-		deliver(&Delivery{call: call, msg: msg, fresh: fresh})
+		deliver(&Delivery{s: s, call: call, msg: msg, fresh: fresh})
 	}, jetstream.PullMaxMessages(max(quota, 1)), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		s.log.Debug("consuming the queue", "account", account, "error", err)
 	}))

@@ -57,6 +57,7 @@ func (s *Store) SaveRecord(ctx context.Context, rec api.Record, version uint64) 
 	if err != nil {
 		return 0, unavailable(err)
 	}
+	s.recorded(rec)
 	return ack.Sequence, nil
 }
 
@@ -66,6 +67,14 @@ const cancelledTime = time.Minute
 
 // Forget removes an ended call: its record, its output, and what may be left of it in the queue after a crash, which would run it again.
 func (s *Store) Forget(ctx context.Context, rec api.Record) error {
+	if err := s.forget(ctx, rec); err != nil {
+		return err
+	}
+	s.changed(change{Kind: callGone, Function: rec.Function, Call: rec.CallID})
+	return nil
+}
+
+func (s *Store) forget(ctx context.Context, rec api.Record) error {
 	if err := s.Withdraw(ctx, rec.Account, rec.Function, rec.CallID); err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -70,13 +71,16 @@ type Store struct {
 	records *anchored
 	ended   *nats.Subscription
 
+	id     string // this process's own, for messages to other servers
+	states *states
+
 	mu      sync.Mutex
 	streams map[string]*anchored // by name; those that this server has seen
 
-	ready       readiness
-	anchors     sync.WaitGroup
-	stopAnchors context.CancelFunc
-	waiters     map[string]map[chan struct{}]struct{}
+	ready          readiness
+	background     sync.WaitGroup
+	stopBackground context.CancelFunc
+	waiters        map[string]map[chan struct{}]struct{}
 }
 
 // Open starts the embedded server, or connects, and makes the streams that are there from the start. It blocks until JetStream answers,
@@ -91,6 +95,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{
 		cfg:     cfg,
 		log:     cfg.Logger.With("component", "calls"),
+		id:      uuid.NewString(),
+		states:  newStates(),
 		streams: map[string]*anchored{},
 		waiters: map[string]map[chan struct{}]struct{}{},
 	}
@@ -144,9 +150,9 @@ func (s *Store) open(ctx context.Context) error {
 	if err := s.watchReady(); err != nil {
 		return err
 	}
-	ctx, s.stopAnchors = context.WithCancel(context.WithoutCancel(ctx))
-	s.anchors.Go(func() { s.moveAnchors(ctx) })
-	return nil
+	ctx, s.stopBackground = context.WithCancel(context.WithoutCancel(ctx))
+	s.background.Go(func() { s.moveAnchors(ctx) })
+	return s.followStates(ctx)
 }
 
 func (s *Store) startServer() error {
@@ -181,9 +187,9 @@ func (s *Store) startServer() error {
 // Close ends the connection and the embedded server, and returns when both have ended. The store can't be used any more. It may be called
 // more than once.
 func (s *Store) Close() {
-	if s.stopAnchors != nil {
-		s.stopAnchors()
-		s.anchors.Wait()
+	if s.stopBackground != nil {
+		s.stopBackground()
+		s.background.Wait()
 	}
 	if s.nc != nil {
 		s.nc.Close()
@@ -221,6 +227,7 @@ func (s *Store) RemoveFunction(ctx context.Context, function string) error {
 	if err := s.records.Purge(ctx, jetstream.WithPurgeSubject(recordSubject(function, "*"))); err != nil {
 		return unavailable(err)
 	}
+	s.changed(change{Kind: functionGone, Function: function})
 	return nil
 }
 

@@ -40,6 +40,7 @@ type backend struct {
 	record     api.Record
 	output     []byte
 	events     []api.Event
+	status     api.Status // with its List
 	next       func(ctx context.Context) (*api.Assignment, []byte, error)
 
 	// what was asked for
@@ -151,6 +152,21 @@ func (b *backend) Events(ctx context.Context, _ string, q api.EventQuery, yield 
 	return err
 }
 
+func (b *backend) Status(context.Context, string) (api.Status, error) {
+	status := b.status
+	status.List = nil
+	return status, b.fail["Status"]
+}
+
+func (b *backend) Calls(_ context.Context, _, _ string, yield func(api.CallStatus) error) error {
+	for _, call := range b.status.List {
+		if err := yield(call); err != nil {
+			return err
+		}
+	}
+	return b.fail["Calls"]
+}
+
 func (b *backend) NextSlot(ctx context.Context, allocation api.Allocation, slot api.Slot) (*api.Assignment, []byte, error) {
 	return b.Next(ctx, allocation, slot.Function, "")
 }
@@ -235,7 +251,7 @@ func (c credentials) Get(_ context.Context, key string) (api.Credential, error) 
 
 func testConfig(b *backend) Config {
 	return Config{
-		Functions: b, Directory: directory{b}, Calls: b, Logs: b, Runners: b, Credentials: credentials{b}, Identities: b, Images: b, Cluster: b,
+		Functions: b, Directory: directory{b}, Calls: b, Logs: b, States: b, Runners: b, Credentials: credentials{b}, Identities: b, Images: b, Cluster: b,
 		UnsignedAccount: "default",
 		MaxBody:         1 << 20, MaxOutput: 1 << 20, BodyTime: time.Minute, PollTime: time.Minute,
 		Version: api.VersionInfo{Version: "1", APIVersion: api.Version},

@@ -17,6 +17,7 @@ import (
 )
 
 const (
+	statusPath = "/status/" + testName + "/" + testUUID
 	callPath   = "/call/" + testName + "/" + testUUID
 	outputPath = "/output/" + testName + "/" + testUUID + "/" + testCall
 	logsPath   = "/logs/" + testName + "/" + testUUID
@@ -100,6 +101,12 @@ func TestRoutes(t *testing.T) {
 		"logs of a function that is not there":   {"GET", "/logs/hello/" + otherUUID, "", nil, 404, "no such function"},
 		"logs with a wrong tail":                 {"GET", logsPath + "?tail=-1", "", nil, 400, "tail:"},
 		"logs with a wrong call":                 {"GET", logsPath + "?callid=x", "", nil, 400, "callid:"},
+		"status":                                 {"GET", statusPath, "", func(b *backend) { b.status = api.Status{Total: 3, Failed: 3} }, 200, `{"Total":3,"Pending":0,"Running":0,"Finished":0,"Failed":3}` + "\n"},
+		"status with a list":                     {"GET", statusPath + "?list=1", "", nil, 200, `"Failed":0,"List":[]}`},
+		"status of a function that is not there": {"GET", "/status/hello/" + otherUUID, "", nil, 404, "no such function"},
+		"status with POST":                       {"POST", statusPath, "", nil, 405, "method not allowed"},
+		"status without JetStream":               {"GET", statusPath, "", failing("Status", api.Unavailable), 503, "the sentence"},
+		"list without JetStream":                 {"GET", statusPath + "?list=true", "", failing("Calls", api.Unavailable), 503, "the sentence"},
 		"healthz":                                {"GET", "/healthz", "", nil, 200, "ok"},
 		"readyz":                                 {"GET", "/readyz", "", nil, 200, "ready"},
 		"nothing there":                          {"GET", "/", "", nil, 404, "page not found"},
@@ -210,7 +217,7 @@ func TestSecretsAreNotLogged(t *testing.T) {
 			t.Parallel()
 			var log lockedBuffer
 			b := newBackend()
-			for _, method := range []string{"Create", "Update", "Remove", "Get", "ByUUID", "Submit", "Output", "Delivered", "Events", "Next", "Report"} {
+			for _, method := range []string{"Create", "Update", "Remove", "Get", "ByUUID", "Submit", "Output", "Delivered", "Events", "Status", "Next", "Report"} {
 				if fail != nil {
 					b.fail[method] = fail
 				}
@@ -221,7 +228,7 @@ func TestSecretsAreNotLogged(t *testing.T) {
 			server := serve(t, cfg)
 			requests := 0
 			for _, path := range []string{
-				callPath, callPath + "/sync", outputPath, outputPath + "/wait", logsPath, logsPath + "?tail=x", "/call/other/" + testUUID,
+				callPath, callPath + "/sync", outputPath, outputPath + "/wait", statusPath, logsPath, logsPath + "?tail=x", "/call/other/" + testUUID,
 				"/" + testUUID, "//call/hello/" + testUUID, callPath + "/", callPath + "?" + payload, "/funcs/create", "/funcs", "/funcs/hello",
 				"/v1.99/funcs/hello", nextPath, "/runner/v1/result",
 			} {
@@ -267,7 +274,7 @@ func (l *lockedBuffer) String() string {
 func FuzzHandler(f *testing.F) {
 	for _, path := range []string{
 		"/funcs", "/funcs/create", "/funcs/hello", "/v1.23/funcs", "/version", callPath, callPath + "/sync", outputPath, outputPath + "/wait",
-		logsPath + "?tail=3&callid=" + testCall, "/healthz", "/readyz", nextPath, "/runner/v1/result",
+		logsPath + "?tail=3&callid=" + testCall, statusPath + "?list=1", "/healthz", "/readyz", nextPath, "/runner/v1/result",
 		"/runner/v1/funcd-runner", "//call/%2e%2e/x", "/funcs?filters=%7B%7D",
 	} {
 		f.Add("GET", path, "Accept", "application/json", []byte(nil))

@@ -76,6 +76,7 @@ type Config struct {
 	Directory   Directory
 	Calls       Calls
 	Logs        Logs
+	States      States
 	Runners     Runners
 	Credentials Credentials
 	Identities  Identities
@@ -124,6 +125,7 @@ func (s *Server) Handler(withRunners bool) http.Handler {
 	s.route(router, s.output, "/output/{name}/{uuid}/{call}", http.MethodGet)
 	s.route(router, s.outputWait, "/output/{name}/{uuid}/{call}/wait", http.MethodGet)
 	s.route(router, s.logs, "/logs/{name}/{uuid}", http.MethodGet)
+	s.route(router, s.status, "/status/{name}/{uuid}", http.MethodGet)
 	s.route(router, s.healthz, "/healthz", http.MethodGet)
 	s.route(router, s.readyz, "/readyz", http.MethodGet)
 	return router

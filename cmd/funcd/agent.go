@@ -263,6 +263,7 @@ func (a *agent) listen(runner *preparedRunner) error {
 		Directory:     a.functions,
 		Calls:         a.scheduler,
 		Logs:          a.store,
+		States:        a.store,
 		Runners:       a.scheduler,
 		Credentials:   a.keys,
 		Identities:    a.nomad,

@@ -1,0 +1,252 @@
+package calls
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/funcd/funcd/api"
+)
+
+// statesSubject carries changes between the servers of a NATS cluster.
+const statesSubject = "states"
+
+const (
+	statesInterval = 10 * time.Minute // between two readings of the streams on a NATS cluster, as a message between servers can get lost
+	statesRetry    = time.Second      // after one that failed
+	listPage       = 256              // records that are read at a time
+	listIdle       = time.Minute      // that JetStream keeps a listing without a reader
+)
+
+// changed notes what has happened to a call, and tells the other servers.
+func (s *Store) changed(c change) {
+	if !s.states.apply(c) || s.server != nil { // nobody else can have the embedded store
+		return
+	}
+	c.By = s.id
+	data, err := json.Marshal(c)
+	if err == nil {
+		err = s.nc.Publish(statesSubject, data)
+	}
+	if err != nil {
+		s.log.Warn("other servers were not told of a call", "call", c.Call, "error", err)
+	}
+}
+
+func (s *Store) recorded(rec api.Record) {
+	s.changed(change{Kind: callRecorded, Function: rec.Function, Call: rec.CallID, State: rec.State, Accepted: micros(rec.Accepted)})
+}
+
+// followStates begins to follow where calls stand. The streams are read in the background, until ctx ends.
+func (s *Store) followStates(ctx context.Context) error {
+	again := make(chan struct{}, 1)
+	if s.server == nil {
+		_, err := s.nc.Subscribe(statesSubject, func(m *nats.Msg) {
+			var c change
+			if err := json.Unmarshal(m.Data, &c); err != nil {
+				s.log.Warn("a message about a call can't be read", "error", err)
+			} else if c.By != s.id {
+				s.states.apply(c)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		s.nc.SetReconnectHandler(func(*nats.Conn) {
+			select {
+			case again <- struct{}{}:
+			default:
+			}
+		})
+	}
+	s.background.Go(func() {
+		for ctx.Err() == nil {
+			pause := statesInterval
+			if err := s.readStates(ctx); err != nil {
+				if ctx.Err() == nil {
+					s.log.Warn("where calls stand can't be read", "error", err)
+				}
+				pause = statesRetry
+			} else if s.server != nil {
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-again:
+			case <-time.After(pause):
+			}
+		}
+	})
+	return nil
+}
+
+// readStates reads where all calls stand.
+func (s *Store) readStates(ctx context.Context) error {
+	table := s.states.begin()
+	err := s.eachRecord(ctx, recordSubject("*", "*"), func(rec *api.Record, _ uint64) error {
+		s.states.found(table, change{
+			Kind: callRecorded, Function: rec.Function, Call: rec.CallID, State: rec.State, Accepted: micros(rec.Accepted),
+		})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	accounts, err := s.Accounts(ctx)
+	if err != nil {
+		return err
+	}
+	for _, account := range accounts {
+		// Not the messages: each may have a payload of a megabyte.
+		q, err := s.js.Stream(ctx, queueStream(account))
+		if err != nil {
+			return unavailable(err)
+		}
+		info, err := q.Info(ctx, jetstream.WithSubjectFilter(queueSubject(account, "*", "*")))
+		if err != nil {
+			return unavailable(err)
+		}
+		for subject := range info.State.Subjects {
+			function, call := queuedCall(subject)
+			s.states.found(table, change{Kind: callQueued, Function: function, Call: call})
+		}
+	}
+	s.states.end(table)
+	return nil
+}
+
+// queuedCall returns the ids in a subject of the queue.
+func queuedCall(subject string) (function, call string) {
+	if tokens := strings.Split(subject, "."); len(tokens) == 5 {
+		return tokens[3], tokens[4]
+	}
+	return "", ""
+}
+
+// eachRecord passes the records of the subjects to yield, those that were written last at the end. What is written while it reads may come or
+// not, and may come once more. It returns yield's error, or one of code Unavailable.
+func (s *Store) eachRecord(ctx context.Context, subjects string, yield func(rec *api.Record, sequence uint64) error) error {
+	consumer, err := s.records.CreateConsumer(ctx, jetstream.ConsumerConfig{
+		FilterSubject:     subjects,
+		AckPolicy:         jetstream.AckNonePolicy,
+		MemoryStorage:     true,
+		InactiveThreshold: listIdle,
+		Replicas:          1,
+	})
+	if err != nil {
+		return unavailable(err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if err := s.records.DeleteConsumer(ctx, consumer.CachedInfo().Name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			s.log.Debug("a listing of records is left to JetStream", "error", err)
+		}
+	}()
+	for stored := consumer.CachedInfo().NumPending; stored > 0; {
+		page, err := consumer.FetchNoWait(listPage)
+		if err != nil {
+			return unavailable(err)
+		}
+		read := 0
+		for msg := range page.Messages() {
+			read++
+			if len(msg.Data()) == 0 { // the anchor
+				continue
+			}
+			meta, err := msg.Metadata()
+			if err != nil {
+				return err
+			}
+			var rec api.Record
+			if err := json.Unmarshal(msg.Data(), &rec); err != nil {
+				return fmt.Errorf("the record in %s can't be read: %w", msg.Subject(), err)
+			}
+			if !rec.Fetched.IsZero() { // the call is no more for those who call
+				continue
+			}
+			if err := yield(&rec, meta.Sequence.Stream); err != nil {
+				return err
+			}
+		}
+		if err := page.Error(); err != nil {
+			return unavailable(err)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if read == 0 {
+			return nil // what was to come has been removed
+		}
+		stored -= min(stored, uint64(read))
+	}
+	return nil
+}
+
+// Status counts the calls of a function by their states, from memory. In the first moments after Open it waits until the streams have been
+// read. The error is of code Unavailable if ctx ends before, and Invalid.
+func (s *Store) Status(ctx context.Context, function string) (api.Status, error) {
+	if err := checkIDs(function); err != nil {
+		return api.Status{}, err
+	}
+	select {
+	case <-s.states.read:
+		return s.states.status(function), nil
+	case <-ctx.Done():
+		return api.Status{}, unavailable(context.Cause(ctx))
+	}
+}
+
+// Calls passes all calls of a function to yield: those with a record in the order in which they were last changed, then those that wait, the
+// oldest first. A few hundred are in memory at a time, and the ids of those that wait. A call that changes meanwhile may be left
+// out, or be told as it was. It returns yield's error, or one of code Unavailable.
+func (s *Store) Calls(ctx context.Context, function, account string, yield func(api.CallStatus) error) error {
+	if _, err := s.Status(ctx, function); err != nil {
+		return err
+	}
+	open := map[string]bool{} // those told that had not ended: at most as many as may run at once
+	err := s.eachRecord(ctx, recordSubject(function, "*"), func(rec *api.Record, _ uint64) error {
+		if open[rec.CallID] {
+			return nil
+		}
+		if !rec.State.Ended() {
+			open[rec.CallID] = true
+		}
+		return yield(statusOf(rec))
+	})
+	if err != nil {
+		return err
+	}
+	for _, call := range s.states.waiting(function) {
+		id := call.id.String()
+		if open[id] {
+			continue
+		}
+		accepted := time.UnixMicro(call.accepted)
+		if call.accepted == 0 { // it was accepted before this server began
+			queued, err := s.Queued(ctx, account, function, id)
+			if api.CodeOf(err) == api.NotFound {
+				continue // it has just left
+			}
+			if err != nil {
+				return err
+			}
+			accepted = queued.Accepted
+			s.changed(change{Kind: callQueued, Function: function, Call: id, Accepted: micros(accepted)})
+		}
+		if err := yield(api.CallStatus{CallID: id, Created: api.Timestamp{Time: accepted}, Status: api.Pending}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func statusOf(rec *api.Record) api.CallStatus {
+	return api.CallStatus{CallID: rec.CallID, Created: api.Timestamp{Time: rec.Accepted}, Status: rec.State, Message: rec.Message}
+}
