@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -31,6 +32,7 @@ func (s *Store) Offer(call string, take Take) (withdraw func(), err error) {
 	if err := checkIDs(call); err != nil {
 		return nil, err
 	}
+	var taken atomic.Bool
 	sub, err := s.nc.Subscribe(takeSubject(call), func(m *nats.Msg) {
 		ctx, cancel := context.WithTimeout(context.Background(), TakeTimeout)
 		defer cancel()
@@ -40,6 +42,7 @@ func (s *Store) Offer(call string, take Take) (withdraw func(), err error) {
 		var payload []byte
 		if err == nil {
 			assignment, payload, err = take(ctx, allocation)
+			taken.Store(taken.Load() || err == nil)
 		}
 		if err := m.RespondMsg(takeAnswer(assignment, payload, err)); err != nil {
 			s.log.Warn("a container was not told that it has a call", "call", call, "error", err)
@@ -48,7 +51,14 @@ func (s *Store) Offer(call string, take Take) (withdraw func(), err error) {
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	return func() { _ = sub.Unsubscribe() }, nil
+	return func() {
+		if taken.Load() {
+			_ = sub.Unsubscribe()
+		} else {
+			// A container whose request is on its way is told that there is no call, rather than left to wait.
+			_ = sub.Drain()
+		}
+	}, nil
 }
 
 const assignmentHeader = "Funcd-Assignment"

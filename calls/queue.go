@@ -139,18 +139,28 @@ func (s *Store) withdraw(ctx context.Context, account, function, call string) er
 
 // InFlight returns how many calls of a function have not ended.
 func (s *Store) InFlight(ctx context.Context, account, function string) (int, error) {
+	calls, err := s.CallsInFlight(ctx, account, function)
+	return len(calls), err
+}
+
+// CallsInFlight returns the ids of a function's calls that have not ended, in no order.
+func (s *Store) CallsInFlight(ctx context.Context, account, function string) ([]string, error) {
 	if err := checkIDs(function); err != nil {
-		return 0, err
+		return nil, err
 	}
 	q, err := s.queue(ctx, account)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	info, err := q.Info(ctx, jetstream.WithSubjectFilter(queueSubject(account, function, "*")))
 	if err != nil {
-		return 0, unavailable(err)
+		return nil, unavailable(err)
 	}
-	return len(info.State.Subjects), nil
+	calls := make([]string, 0, len(info.State.Subjects))
+	for subject := range info.State.Subjects {
+		calls = append(calls, subject[strings.LastIndexByte(subject, '.')+1:])
+	}
+	return calls, nil
 }
 
 func decodeCall(header nats.Header, data []byte) (*api.Call, error) {

@@ -45,6 +45,7 @@ func TestIDsThatAreNoTokenAreRefused(t *testing.T) {
 			"Withdraw, function":   func() error { return s.Withdraw(ctx, "acme", id, call.ID) },
 			"Withdraw, account":    func() error { return s.Withdraw(ctx, id, "f", call.ID) },
 			"InFlight, function":   func() error { _, err := s.InFlight(ctx, "acme", id); return err },
+			"CallsInFlight":        func() error { _, err := s.CallsInFlight(ctx, "acme", id); return err },
 			"InFlight, account":    func() error { _, err := s.InFlight(ctx, id, "f"); return err },
 			"Consume":              func() error { _, err := s.Consume(ctx, id, 1, func(*Delivery) {}); return err },
 			"Record, call":         func() error { _, _, err := s.Record(ctx, "f", id); return err },

@@ -54,13 +54,22 @@ type Calls interface {
 	RemoveFunction(ctx context.Context, function string) error
 }
 
+// Canceller cancels calls.
+type Canceller interface {
+	// CancelAll cancels all calls of the function that have not ended. The error is of code Unavailable.
+	CancelAll(ctx context.Context, account, function string) error
+}
+
 // Config is what a Service works with. All of it is required.
 type Config struct {
 	Store   Store
 	Cluster Cluster
 	Images  Images
 	Calls   Calls
-	Logger  *slog.Logger
+	Cancel  Canceller
+	// StopTime is how long a call that was cancelled may take to end: at most the time between a function's StopSignal and SIGKILL.
+	StopTime time.Duration
+	Logger   *slog.Logger
 }
 
 // Service does what the management endpoints ask for. It may be used from any goroutine.
@@ -200,36 +209,6 @@ func (s *Service) undoUpdate(ctx context.Context, before, after api.Definition) 
 	if err != nil {
 		s.log.Error("an update that could not be registered stays", "function", after.ID, "error", err)
 	}
-}
-
-// Remove removes the function, its job and all that is kept of its calls. The error is of code NotFound, Conflict while a call has not
-// ended, or Unavailable.
-func (s *Service) Remove(ctx context.Context, account, name string) error {
-	d, err := s.cfg.Store.Get(ctx, account, name)
-	if err != nil {
-		return err
-	}
-	n, err := s.cfg.Calls.InFlight(ctx, account, d.ID)
-	if err != nil {
-		return err
-	}
-	if n > 0 {
-		return api.Errorf(api.Conflict, "%s has calls that have not ended (%d)", name, n)
-	}
-	if err := s.cfg.Store.Delete(ctx, account, name, d.ID); err != nil {
-		return err
-	}
-	// It is gone for its callers. What is left of it is cleared away as far as its places answer; what is not is logged.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
-	defer cancel()
-	if err := s.cfg.Cluster.Remove(ctx, account, name); err != nil {
-		s.log.Warn("jobs of a removed function are left behind", "function", d.ID, "error", err)
-	}
-	if err := s.cfg.Calls.RemoveFunction(ctx, d.ID); err != nil {
-		s.log.Warn("outputs and logs of a removed function are left behind", "function", d.ID, "error", err)
-	}
-	s.log.Info("a function was removed", "function", d.ID, "account", account, "name", name)
-	return nil
 }
 
 // Repair registers the functions that the cluster has not, or has in an older revision: it has lost its data, or a server died between the

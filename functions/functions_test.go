@@ -29,6 +29,7 @@ type fakes struct {
 	ids        map[string]string         // the ids that they were registered with
 	images     map[string]api.Image
 	inFlight   int
+	stubborn   int              // calls in flight that do not end when they are cancelled
 	removed    []string         // functions whose calls were dropped
 	done       []string         // operations, in their order
 	cached     []api.Definition // what All returns in place of the definitions, if not nil
@@ -48,7 +49,7 @@ func newFakes() *fakes {
 }
 
 func (f *fakes) service() *Service {
-	return New(Config{Store: f, Cluster: cluster{f}, Images: f, Calls: f, Logger: slog.New(slog.DiscardHandler)})
+	return New(Config{Store: f, Cluster: cluster{f}, Images: f, Calls: f, Cancel: f, StopTime: time.Second, Logger: slog.New(slog.DiscardHandler)})
 }
 
 // do does one operation, or fails as it was told to.
@@ -144,6 +145,10 @@ func (f *fakes) All() []api.Definition {
 func (f *fakes) InFlight(ctx context.Context, _, _ string) (n int, err error) {
 	err = f.do(ctx, "Calls.InFlight", func() { n = f.inFlight })
 	return n, err
+}
+
+func (f *fakes) CancelAll(ctx context.Context, _, _ string) error {
+	return f.do(ctx, "Cancel.All", func() { f.inFlight = f.stubborn })
 }
 
 func (f *fakes) RemoveFunction(ctx context.Context, function string) error {
@@ -410,59 +415,6 @@ func TestAFailedUpdateLeavesALaterOneAlone(t *testing.T) {
 	require.Equal(t, second, f.defs["acme/hello"].Function.Timeout)
 }
 
-func TestRemove(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct {
-		change func(f *fakes)
-		name   string
-		code   api.Code
-		stays  bool
-	}{
-		"without calls":            {func(*fakes) {}, "hello", "", false},
-		"no such function":         {func(*fakes) {}, "none", api.NotFound, true},
-		"with calls in flight":     {func(f *fakes) { f.inFlight = 2 }, "hello", api.Conflict, true},
-		"the queue is away":        {func(f *fakes) { f.fail["Calls.InFlight"] = errAway }, "hello", api.Unavailable, true},
-		"the store is away":        {func(f *fakes) { f.fail["Store.Get"] = errAway }, "hello", api.Unavailable, true},
-		"the store is away later":  {func(f *fakes) { f.fail["Store.Delete"] = errAway }, "hello", api.Unavailable, true},
-		"the cluster is away":      {func(f *fakes) { f.fail["Cluster.Remove"] = errAway }, "hello", "", false},
-		"its outputs can't be got": {func(f *fakes) { f.fail["Calls.RemoveFunction"] = errAway }, "hello", "", false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f, s, before := created(t)
-			id := f.defs["acme/hello"].ID
-			c.change(f)
-			requireCode(t, c.code, s.Remove(t.Context(), "acme", c.name))
-			if c.stays {
-				require.Equal(t, before, f.defs["acme/hello"].Function)
-				require.Len(t, f.registered, 1)
-				require.Empty(t, f.removed)
-				return
-			}
-			require.Empty(t, f.defs)
-			require.Equal(t, f.fail["Cluster.Remove"] != nil, len(f.registered) == 1)
-			if f.fail["Calls.RemoveFunction"] == nil {
-				require.Equal(t, []string{id}, f.removed, "one place that is away does not keep the others")
-			}
-		})
-	}
-}
-
-func TestRemoveIsFinishedWhenItsCallerHasGone(t *testing.T) {
-	t.Parallel()
-	f, s, _ := created(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	f.before = func(operation string) {
-		if operation == "Cluster.Remove" {
-			cancel()
-		}
-	}
-	require.NoError(t, s.Remove(ctx, "acme", "hello"))
-	require.Empty(t, f.registered)
-	require.Len(t, f.removed, 1)
-}
-
 func TestRepair(t *testing.T) {
 	t.Parallel()
 	f := newFakes()
@@ -580,4 +532,13 @@ func TestRepairGoesOnAfterOneThatIsRefused(t *testing.T) {
 	requireCode(t, api.Invalid, err)
 	require.ErrorContains(t, err, f.defs["acme/a"].ID)
 	require.Equal(t, map[string]uint64{"acme/b": 1, "acme/c": 1}, f.registered)
+}
+
+// breakAfter has an operation fail from the first of another one on.
+func (f *fakes) breakAfter(operation, after, broken string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if operation == after {
+		f.fail[broken] = errAway
+	}
 }

@@ -91,10 +91,13 @@ func (b *backend) Update(_ context.Context, account, name string, update api.Fun
 	return update.Apply(b.definition.Function)
 }
 
-func (b *backend) Remove(_ context.Context, account, name string) error {
+func (b *backend) Remove(_ context.Context, account, name string, force bool) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.account = account
+	if force {
+		return b.fail["Remove by force"]
+	}
 	if name != testName {
 		return api.Errorf(api.NotFound, "no such function: %s", name)
 	}

@@ -158,7 +158,8 @@ func (s *Server) updateFunction(w http.ResponseWriter, r *http.Request, account 
 }
 
 func (s *Server) removeFunction(w http.ResponseWriter, r *http.Request, account string, _ []byte) error {
-	if err := s.cfg.Functions.Remove(r.Context(), account, mux.Vars(r)["name"]); err != nil {
+	force := boolean(r.URL.Query().Get("force"))
+	if err := s.cfg.Functions.Remove(r.Context(), account, mux.Vars(r)["name"], force); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -18,7 +18,8 @@ import (
 type Functions interface {
 	Create(ctx context.Context, account string, f api.Function) (api.Function, error)
 	Update(ctx context.Context, account, name string, update api.FunctionUpdate) (api.Function, error)
-	Remove(ctx context.Context, account, name string) error
+	// Remove removes the function; with force it cancels its calls, else it must have none.
+	Remove(ctx context.Context, account, name string, force bool) error
 }
 
 // Directory finds functions. Its errors are of code NotFound and Unavailable.

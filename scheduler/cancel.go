@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/funcd/funcd/api"
 )
 
@@ -46,6 +48,29 @@ func (s *Scheduler) Cancel(ctx context.Context, d *api.Definition, call string) 
 		}
 		return nil
 	}
+}
+
+// cancelsAtOnce is how many calls of a function are cancelled at a time, each of which is a write to disk or two.
+const cancelsAtOnce = 16
+
+// CancelAll cancels all calls of a function that have not ended. The error is of code Unavailable; some may be cancelled then.
+func (s *Scheduler) CancelAll(ctx context.Context, account, function string) error {
+	calls, err := s.cfg.Queue.CallsInFlight(ctx, account, function)
+	if err != nil {
+		return err
+	}
+	var cancelling errgroup.Group
+	cancelling.SetLimit(cancelsAtOnce)
+	for _, call := range calls {
+		cancelling.Go(func() error {
+			err := s.Cancel(ctx, &api.Definition{ID: function, Account: account}, call)
+			if code := api.CodeOf(err); code == api.NotFound || code == api.Conflict {
+				return nil // it has ended by itself
+			}
+			return err
+		})
+	}
+	return cancelling.Wait()
 }
 
 // cancellable is lookup with the record's version.
@@ -114,6 +139,15 @@ func (r *run) look(ctx context.Context) {
 	case !rec.Cancelled.IsZero():
 		r.unwanted()
 	}
+}
+
+// functionRemoved ends the call of a function that was removed while the call was accepted or, by force, while it was executed.
+func (r *run) functionRemoved(ctx context.Context, rec api.Record) error {
+	if rec.State != api.Running {
+		return r.end(ctx, api.Cancelled, "cancelled: the function was removed")
+	}
+	r.job = rec.Job
+	return r.abandon(ctx, api.Cancelled, "cancelled: the function was removed")
 }
 
 // over leaves a call that has ended, through whichever server.

@@ -217,7 +217,7 @@ func TestCancelledCallOfAServerThatDied(t *testing.T) {
 func TestCancelAndContainerRace(t *testing.T) {
 	eachStore(t, func(t *testing.T, s store) {
 		k := raceStack(t, s)
-		for i := range 50 {
+		for i := range 25 {
 			call, err := k.s.Submit(t.Context(), k.d, nil, nil)
 			require.NoError(t, err)
 			require.Eventually(t, func() bool { return len(k.dispatched()) > i }, 30*time.Second, time.Millisecond)
@@ -243,7 +243,7 @@ func TestCancelAndContainerRace(t *testing.T) {
 func TestCancelAndReportRace(t *testing.T) {
 	eachStore(t, func(t *testing.T, s store) {
 		k := raceStack(t, s)
-		for range 50 {
+		for range 25 {
 			call, err := k.s.Submit(t.Context(), k.d, nil, nil)
 			require.NoError(t, err)
 			_, _, err = k.s.Next(t.Context(), alloc(1), "f1", call)
@@ -267,5 +267,50 @@ func TestCancelAndReportRace(t *testing.T) {
 			}
 			require.NoError(t, k.s.Delivered(t.Context(), rec))
 		}
+	})
+}
+
+func TestCancelAll(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		runs := k.running()
+		var calls []string
+		for range testQuota + 30 {
+			calls = append(calls, k.submit())
+		}
+		other := *k.d
+		other.ID, other.Function.Name = "f2", "other"
+		k.functions.others = append(k.functions.others, other)
+		spared, err := k.s.Submit(t.Context(), &other, nil, nil)
+		require.NoError(t, err)
+		k.store.failing(func(operation string) error {
+			if operation == "SaveRecord" {
+				return api.Errorf(api.Unavailable, "away")
+			}
+			return nil
+		})
+		requireCode(t, api.Unavailable, k.s.CancelAll(t.Context(), "acme", "f1"))
+		k.store.failing(nil)
+		require.NoError(t, k.s.CancelAll(t.Context(), "acme", "f1"))
+		synctest.Wait()
+		require.Equal(t, []string{runs, spared}, k.waiting(), "all but what runs have left the queue")
+		require.Contains(t, k.stopped(), k.job(runs))
+		require.NoError(t, k.s.CancelAll(t.Context(), "acme", "f1"))
+		requireCode(t, api.Cancelled, k.report(1, runs, 0, ""))
+		k.requireCancelled(runs)
+		for _, call := range calls {
+			k.requireCancelled(call)
+		}
+		require.Equal(t, []string{spared}, k.waiting())
+	})
+}
+
+func TestRunningCallOfARemovedFunctionIsStoppedByWhoeverAdoptsIt(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		call := k.running()
+		k.s.Stop()
+		k.functions.failing(api.Errorf(api.NotFound, "no such function"))
+		k.restart()
+		require.Equal(t, []string{k.job(call)}, k.stopped())
+		k.requireFailed(call, api.Cancelled, "cancelled: the function was removed")
 	})
 }

@@ -383,6 +383,19 @@ func (f *fakeStore) WatchCancels(cancelled func(call string)) (func(), error) {
 	}, nil
 }
 
+func (f *fakeStore) CallsInFlight(_ context.Context, account, function string) (calls []string, err error) {
+	if err := f.begin("CallsInFlight"); err != nil {
+		return nil, err
+	}
+	defer f.mu.Unlock()
+	for _, q := range f.queue {
+		if q.call.Account == account && q.call.Function == function {
+			calls = append(calls, q.call.ID)
+		}
+	}
+	return calls, nil
+}
+
 func (f *fakeStore) Withdraw(_ context.Context, account, function, call string) error {
 	if err := f.begin("Withdraw"); err != nil {
 		return err

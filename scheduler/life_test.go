@@ -185,7 +185,7 @@ func TestARemovedFunction(t *testing.T) {
 		k.functions.failing(api.Errorf(api.NotFound, "no such function"))
 		time.Sleep(1100 * time.Millisecond)
 		synctest.Wait()
-		k.requireFailed(call, api.CallFailed, "the function was removed")
+		k.requireFailed(call, api.Cancelled, "cancelled: the function was removed")
 		require.Empty(t, k.dispatched())
 	})
 }

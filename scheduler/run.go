@@ -159,7 +159,7 @@ func (r *run) execute(ctx context.Context) error {
 	}
 	function, err := r.s.cfg.Functions.ByID(ctx, r.call.Account, r.call.Name, r.call.Function)
 	if api.CodeOf(err) == api.NotFound {
-		return r.end(ctx, api.CallFailed, "the function was removed")
+		return r.functionRemoved(ctx, rec)
 	}
 	if err != nil {
 		return err

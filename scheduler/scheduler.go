@@ -33,6 +33,8 @@ type Queue interface {
 	Enqueue(ctx context.Context, call *api.Call) error
 	// Queued returns a call that has not ended, or an error of code NotFound.
 	Queued(ctx context.Context, account, function, call string) (*api.Call, error)
+	// CallsInFlight returns the ids of the function's calls that have not ended.
+	CallsInFlight(ctx context.Context, account, function string) ([]string, error)
 	// Withdraw takes a call out of the queue, if it is there.
 	Withdraw(ctx context.Context, account, function, call string) error
 	// Consume delivers at most quota calls at a time, from one goroutine, until stop is called.

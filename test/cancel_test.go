@@ -132,3 +132,40 @@ func TestCancelHitsNoOtherCallOfAReusedContainer(t *testing.T) {
 	}
 	require.Equal(t, calls, cancelled)
 }
+
+// TestRemoveByForceCancelsTheCalls has a funcd of its own, for its quota.
+func TestRemoveByForceCancelsTheCalls(t *testing.T) {
+	t.Parallel()
+	o := beside("force")
+	o.config += "quota = 3\n"
+	own := startOwn(t, "force", o)
+	f := own.create(t, cold(program("funcd/sleep", "300")))
+	hello := own.create(t, cold(program("funcd/hello")))
+	var calls []string
+	answers := make([]answer, 30)
+	var waiting sync.WaitGroup
+	for i := range answers {
+		calls = append(calls, f.call(t, ""))
+		waiting.Go(func() { answers[i] = f.wait(t, calls[i]) })
+	}
+	other := hello.call(t, "")
+	for _, call := range calls[:3] {
+		f.eventsOf(t, call, api.Running)
+	}
+	require.Equal(t, http.StatusConflict, own.request(t, http.MethodDelete, "/funcs/"+f.Name, "").status)
+	containers := f.allocationsOf(t, f.live(t))
+	require.Len(t, containers, 3)
+
+	require.NoError(t, own.ForceRemoveFunction(t.Context(), f.Name))
+	waiting.Wait()
+	for _, a := range answers {
+		require.Equal(t, http.StatusInternalServerError, a.status, a.body)
+		require.Contains(t, a.body, "cancelled")
+	}
+	require.NoError(t, noContainers(containers))
+	require.Empty(t, f.dispatches(t))
+	require.Equal(t, http.StatusNotFound, request(t, http.MethodGet, own.nomad+jobOf(f.job()), "").status)
+	require.Equal(t, http.StatusNotFound, f.output(t, calls[0]).status)
+	require.Equal(t, http.StatusNotFound, own.request(t, http.MethodDelete, "/funcs/"+f.Name+"?force=1", "").status)
+	require.Equal(t, "HelloWorld\n", hello.wait(t, other).body)
+}

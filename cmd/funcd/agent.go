@@ -233,7 +233,15 @@ func (a *agent) Start(ctx context.Context) error {
 		Warm:           scheduler.Warm{Function: s.Slots.Function, Account: s.Slots.Account, Total: s.Slots.Total, Idle: s.idle},
 		Logger:         a.log,
 	})
-	a.service = functions.New(functions.Config{Store: a.functions, Cluster: a.nomad, Images: a.images, Calls: a.store, Logger: a.log})
+	a.service = functions.New(functions.Config{
+		Store:    a.functions,
+		Cluster:  a.nomad,
+		Images:   a.images,
+		Calls:    a.store,
+		Cancel:   a.scheduler,
+		StopTime: s.maxKillTimeout,
+		Logger:   a.log,
+	})
 
 	// A stopped watch has nothing to say but that it was told to.
 	a.running.Go(func() { _ = a.functions.Run(a.background) })
