@@ -47,6 +47,7 @@ type Record struct {
 	Allocation string    `json:",omitempty"` // the Nomad allocation that it was given to
 	Runner     string    `json:",omitempty"` // the runner in it, as Allocation.Runner
 	Cancelled  time.Time `json:",omitzero"`  // when its end was asked for
+	Starts     int       `json:",omitempty"` // containers that were started for it and ended without having taken it
 	Timeout    int       `json:",omitempty"` // seconds that it was given to run, as the function's may change meanwhile
 	ExitCode   int       `json:",omitempty"`
 	Fetched    time.Time `json:",omitzero"`  // when its answer reached its caller: from then on, the call is unknown to /output

@@ -11,6 +11,9 @@ type JobStatus struct {
 	Ended      bool   // its container has ended, or will never start
 	Code       Code   // with Ended: how it failed; empty if it did not
 	Message    string // with Ended: why it failed
+	// Another, with Ended: a call that it was not given to may fare better in another container. It is false for what would stop that one
+	// too, such as an image that does not exist, and for a job that was stopped by hand.
+	Another bool
 }
 
 // Allocation is who a runner is, as its Nomad identity token proves it.

@@ -22,6 +22,10 @@ limits {
   queued_calls = 100000
   queued_bytes = 4294967296
 
+  # Containers that are started for one call, one after another with a growing pause of at most 16 s, until one takes it: what keeps a
+  # container from starting may pass. What stays, such as an image that does not exist, fails the call at once.
+  starts = 6
+
   # Kept for each function, in bytes. The oldest make room.
   stored_outputs = 52428800
   stored_logs    = 52428800

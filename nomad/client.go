@@ -183,24 +183,30 @@ func (c *Client) purge(ctx context.Context, job string) error {
 // DispatchSlot starts a container of the function ahead of any call and returns the name of its job. The error is of code NotFound if the
 // function's job is not registered.
 func (c *Client) DispatchSlot(ctx context.Context, account, name string) (job string, err error) {
-	return c.dispatch(ctx, account, name, jobs.MetaSlot, uuid.NewString(), "slot-")
+	id := uuid.NewString()
+	return c.dispatch(ctx, account, name, jobs.MetaSlot, id, id, "slot-")
 }
 
-// Dispatch starts a container for the call and returns the name of its job. Nomad starts none for a call that it has a job of: it returns that
-// one. The error is of code NotFound if the function's job is not registered.
-func (c *Client) Dispatch(ctx context.Context, account, name, call string) (job string, err error) {
-	return c.dispatch(ctx, account, name, jobs.MetaCall, call, "")
+// Dispatch starts a container for the call and returns the name of its job. start is the number of the call's container, from 0. Nomad starts
+// none for what it has a job of: it returns that one. The error is of code NotFound if the function's job is not registered.
+func (c *Client) Dispatch(ctx context.Context, account, name, call string, start int) (job string, err error) {
+	token := call
+	if start > 0 {
+		token += "-" + strconv.Itoa(start)
+	}
+	return c.dispatch(ctx, account, name, jobs.MetaCall, call, token, "")
 }
 
-// dispatch starts a container. id makes a repetition harmless, is what the container is told under the key of meta, and part of the job's name.
-func (c *Client) dispatch(ctx context.Context, account, name, meta, id, prefix string) (job string, err error) {
+// dispatch starts a container. The token makes a repetition harmless. id is what the container is told under the key of meta, and part of the
+// job's name.
+func (c *Client) dispatch(ctx context.Context, account, name, meta, id, token, prefix string) (job string, err error) {
 	w, cancel := c.write(ctx)
 	defer cancel()
-	w.IdempotencyToken = id
+	w.IdempotencyToken = token
 	resp, _, err := c.nomad.Jobs().DispatchOpts(&nomad.DispatchOptions{
 		JobID:            jobs.ID(account, name),
 		Meta:             map[string]string{meta: id},
-		IdPrefixTemplate: prefix + id,
+		IdPrefixTemplate: prefix + token,
 	}, w)
 	if err != nil {
 		return "", translate(err, "dispatching a container")

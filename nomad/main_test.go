@@ -149,7 +149,7 @@ func TestTranslate(t *testing.T) {
 			t.Parallel()
 			f, client := newFake(t)
 			f.status, f.body = c.status, c.body
-			_, err := client.Dispatch(t.Context(), "default", "hello", "call")
+			_, err := client.Dispatch(t.Context(), "default", "hello", "call", 0)
 			require.Equal(t, c.code, api.CodeOf(err))
 			require.ErrorContains(t, err, c.text)
 		})
@@ -159,7 +159,7 @@ func TestTranslate(t *testing.T) {
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
 	client := newClient(t, gone.URL)
-	_, err := client.Dispatch(t.Context(), "default", "hello", "call")
+	_, err := client.Dispatch(t.Context(), "default", "hello", "call", 0)
 	require.Equal(t, api.Unavailable, api.CodeOf(err), "unreachable is never not found")
 	require.Equal(t, api.Unavailable, api.CodeOf(client.Stop(t.Context(), testJob)))
 	require.Equal(t, api.Unavailable, api.CodeOf(client.Register(t.Context(), testDefinition())))

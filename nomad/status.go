@@ -33,6 +33,9 @@ func applyEvaluation(s *api.JobStatus, eval *nomad.Evaluation) {
 // portTaken is how Nomad names a port that another allocation on the node has: by its label and its number.
 var portTaken = regexp.MustCompile(`^network: reserved port collision \S+=([0-9]+)$`)
 
+// migrating is the description of an allocation that ends because its node is drained (StatusAllocMigrating in Nomad's scheduler/structs).
+const migrating = "alloc is being migrated"
+
 // noPlace says in a sentence what `nomad job status` says in a list. port tells that there would be a place but for a port.
 func noPlace(m *nomad.AllocationMetric) (reason string, port bool) {
 	var reasons []string
@@ -72,9 +75,10 @@ func applyAllocation(s *api.JobStatus, a *nomad.AllocationListStub, image string
 	switch a.ClientStatus {
 	case nomad.AllocClientStatusLost, nomad.AllocClientStatusUnknown:
 		s.Ended, s.Code, s.Message = true, api.CallFailed, "node lost: "+a.NodeName+" is down or can't be reached"
+		s.Another = true
 	case nomad.AllocClientStatusFailed, nomad.AllocClientStatusComplete:
 		s.Ended = true
-		s.Code, s.Message = ending(task, image)
+		s.Code, s.Message, s.Another = ending(task, image, a.DesiredDescription == migrating)
 	}
 }
 
@@ -84,14 +88,15 @@ var (
 	// A daemon that remembers the manifest of an image that it once had asks the registry for the blobs alone.
 	imageMissing = regexp.MustCompile(`(?i)no such image|failed to find docker image|manifest unknown|manifest for .* not found|` +
 		`repository .* not found|pull access denied|repository does not exist|name unknown|unknown blob|blob unknown|` + "failed to pull `sha256:")
+	dockerAway = regexp.MustCompile(`(?i)cannot connect to the docker daemon|docker\.sock: connect: `)
 	pullFailed = regexp.MustCompile("(?i)failed to pull `|error pulling|image pull")
 )
 
 // ending tells how a container ended that Nomad says has ended. The runner reports its call's end by itself and earlier, so for a call
-// that still waits for it this is the reason why the runner could not.
-func ending(task *nomad.TaskState, image string) (api.Code, string) {
+// that still waits for it this is the reason why the runner could not. another is that of api.JobStatus.
+func ending(task *nomad.TaskState, image string, migrates bool) (code api.Code, message string, another bool) {
 	if task == nil {
-		return api.CallFailed, "the container was never started"
+		return api.CallFailed, "the container was never started", true
 	}
 	stopped := slices.ContainsFunc(task.Events, func(e *nomad.TaskEvent) bool { return e.Type == nomad.TaskKilling })
 	// The last event that gives a reason is the one that counts; what follows it only says that there will be no restart.
@@ -100,29 +105,36 @@ func ending(task *nomad.TaskState, image string) (api.Code, string) {
 		switch e.Type {
 		case nomad.TaskDriverFailure:
 			switch {
+			case dockerAway.MatchString(text): // which says nothing of the image
 			case imageMissing.MatchString(text):
-				return api.CallFailed, "no such image: " + image
+				return api.CallFailed, "no such image: " + image, false
 			case pullFailed.MatchString(text):
-				return api.CallFailed, "image " + image + " can't be pulled: " + text
+				return api.CallFailed, "image " + image + " can't be pulled: " + text, true
 			}
-			return api.CallFailed, "the container can't be started: " + text
+			return api.CallFailed, "the container can't be started: " + text, true
 		case nomad.TaskSetupFailure, nomad.TaskFailedValidation, nomad.TaskArtifactDownloadFailed:
-			return api.CallFailed, "the container can't be started: " + text
+			return api.CallFailed, "the container can't be started: " + text, e.Type != nomad.TaskFailedValidation
 		case nomad.TaskTerminated:
 			switch {
 			case e.Details["oom_killed"] == "true":
-				return api.CallFailed, "out of memory"
+				return api.CallFailed, "out of memory", true
 			case stopped: // the status is that of being stopped
 			case e.Signal != 0:
-				return api.CallFailed, fmt.Sprintf("the container was killed by signal %d", e.Signal)
+				return api.CallFailed, fmt.Sprintf("the container was killed by signal %d", e.Signal), true
 			case e.ExitCode != 0:
-				return api.CallFailed, fmt.Sprintf("the container ended with status %d before its result was known", e.ExitCode)
+				return api.CallFailed, fmt.Sprintf("the container ended with status %d before its result was known", e.ExitCode), true
 			}
 		case nomad.TaskKilling, nomad.TaskKilled:
 			continue
 		}
 	}
-	return api.CallFailed, "the container was stopped in Nomad before its result was known"
+	if migrates {
+		return api.CallFailed, "node lost: it is being drained", true
+	}
+	if !stopped {
+		return api.CallFailed, "the container ended without a result", true
+	}
+	return api.CallFailed, "the container was stopped in Nomad before its result was known", false
 }
 
 func firstOf(texts ...string) string {

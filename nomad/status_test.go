@@ -41,41 +41,52 @@ func TestEnding(t *testing.T) {
 	killing := &nomad.TaskEvent{Type: nomad.TaskKilling, DisplayMessage: "Sent interrupt. Waiting 5s before force killing"}
 	killed := &nomad.TaskEvent{Type: nomad.TaskKilled, DisplayMessage: "Task successfully killed"}
 	for name, c := range map[string]struct {
-		task *nomad.TaskState
-		want string
+		task    *nomad.TaskState
+		want    string
+		another bool
 	}{
-		"never started":                     {nil, "the container was never started"},
-		"no such image on Docker Hub":       {driverFailure("Failed to pull `nope`: Error response from daemon: pull access denied for nope, repository does not exist or may require 'docker login': denied: requested access to the resource is denied"), "no such image: busybox"},
-		"no such tag":                       {driverFailure("Failed to pull `busybox:nope`: Error response from daemon: manifest for busybox:nope not found: manifest unknown: manifest unknown"), "no such image: busybox"},
-		"no such tag, of a registry of v2":  {driverFailure("Failed to pull `127.0.0.1:5000/x:y`: Error response from daemon: manifest unknown"), "no such image: busybox"},
-		"no such repository":                {driverFailure("Failed to pull `127.0.0.1:5000/x`: Error response from daemon: repository 127.0.0.1:5000/x not found: name unknown: repository name not known to registry"), "no such image: busybox"},
-		"no such blob":                      {driverFailure("Failed to pull `127.0.0.1:5000/x@sha256:0`: error pulling image configuration: download failed after attempts=1: unknown blob"), "no such image: busybox"},
-		"no such local image":               {driverFailure("Failed to find docker image \"sha256:0\": No such image: sha256:0"), "no such image: busybox"},
-		"an image that was removed":         {driverFailure("failed to create container: no such image"), "no such image: busybox"},
-		"a registry that is away":           {driverFailure("Failed to pull `127.0.0.1:5000/x`: Error response from daemon: Get \"http://127.0.0.1:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused"), "image busybox can't be pulled: Failed to pull `127.0.0.1:5000/x`: Error response from daemon: Get \"http://127.0.0.1:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused"},
-		"a registry that has no name":       {driverFailure("Failed to pull `r.example/x`: Error response from daemon: Get \"https://r.example/v2/\": dial tcp: lookup r.example: no such host"), "image busybox can't be pulled: Failed to pull `r.example/x`: Error response from daemon: Get \"https://r.example/v2/\": dial tcp: lookup r.example: no such host"},
-		"a container that is not created":   {driverFailure("Failed to create container: API error (409): Conflict"), "the container can't be started: Failed to create container: API error (409): Conflict"},
-		"a failure without a text":          {driverFailure(""), "the container can't be started: no reason given"},
-		"a runner that is not downloaded":   {before(&nomad.TaskEvent{Type: nomad.TaskArtifactDownloadFailed, DownloadError: "failed to download artifact: 404"}), "the container can't be started: failed to download artifact: 404"},
-		"a setup that fails":                {before(&nomad.TaskEvent{Type: nomad.TaskSetupFailure, SetupError: "failed to set up"}), "the container can't be started: failed to set up"},
-		"a task that is not valid":          {before(&nomad.TaskEvent{Type: nomad.TaskFailedValidation, ValidationError: "wrong"}), "the container can't be started: wrong"},
-		"out of memory":                     {before(started, terminated(137, 0, map[string]string{"oom_killed": "true"}), noRestart), "out of memory"},
-		"out of memory while it is stopped": {before(started, killing, terminated(137, 0, map[string]string{"oom_killed": "true"}), killed), "out of memory"},
-		"a status":                          {before(started, terminated(3, 0, nil), noRestart), "the container ended with status 3 before its result was known"},
-		"a signal":                          {before(started, terminated(0, 9, nil), noRestart), "the container was killed by signal 9"},
-		"stopped":                           {before(started, killing, terminated(143, 0, nil), killed), "the container was stopped in Nomad before its result was known"},
-		"stopped and killed":                {before(started, killing, terminated(137, 0, nil), killed), "the container was stopped in Nomad before its result was known"},
-		"stopped before it was started":     {before(killing, killed), "the container was stopped in Nomad before its result was known"},
-		"ended well":                        {before(started, terminated(0, 0, nil)), "the container was stopped in Nomad before its result was known"},
-		"no events":                         {&nomad.TaskState{}, "the container was stopped in Nomad before its result was known"},
+		"never started":                     {nil, "the container was never started", true},
+		"no such image on Docker Hub":       {driverFailure("Failed to pull `nope`: Error response from daemon: pull access denied for nope, repository does not exist or may require 'docker login': denied: requested access to the resource is denied"), "no such image: busybox", false},
+		"no such tag":                       {driverFailure("Failed to pull `busybox:nope`: Error response from daemon: manifest for busybox:nope not found: manifest unknown: manifest unknown"), "no such image: busybox", false},
+		"no such tag, of a registry of v2":  {driverFailure("Failed to pull `127.0.0.1:5000/x:y`: Error response from daemon: manifest unknown"), "no such image: busybox", false},
+		"no such repository":                {driverFailure("Failed to pull `127.0.0.1:5000/x`: Error response from daemon: repository 127.0.0.1:5000/x not found: name unknown: repository name not known to registry"), "no such image: busybox", false},
+		"a Docker that is away":             {driverFailure("Failed to pull `sha256:0`: Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"), "the container can't be started: Failed to pull `sha256:0`: Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?", true},
+		"no such blob":                      {driverFailure("Failed to pull `127.0.0.1:5000/x@sha256:0`: error pulling image configuration: download failed after attempts=1: unknown blob"), "no such image: busybox", false},
+		"no such local image":               {driverFailure("Failed to find docker image \"sha256:0\": No such image: sha256:0"), "no such image: busybox", false},
+		"an image that was removed":         {driverFailure("failed to create container: no such image"), "no such image: busybox", false},
+		"a registry that is away":           {driverFailure("Failed to pull `127.0.0.1:5000/x`: Error response from daemon: Get \"http://127.0.0.1:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused"), "image busybox can't be pulled: Failed to pull `127.0.0.1:5000/x`: Error response from daemon: Get \"http://127.0.0.1:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused", true},
+		"a registry that has no name":       {driverFailure("Failed to pull `r.example/x`: Error response from daemon: Get \"https://r.example/v2/\": dial tcp: lookup r.example: no such host"), "image busybox can't be pulled: Failed to pull `r.example/x`: Error response from daemon: Get \"https://r.example/v2/\": dial tcp: lookup r.example: no such host", true},
+		"a container that is not created":   {driverFailure("Failed to create container: API error (409): Conflict"), "the container can't be started: Failed to create container: API error (409): Conflict", true},
+		"a failure without a text":          {driverFailure(""), "the container can't be started: no reason given", true},
+		"a runner that is not downloaded":   {before(&nomad.TaskEvent{Type: nomad.TaskArtifactDownloadFailed, DownloadError: "failed to download artifact: 404"}), "the container can't be started: failed to download artifact: 404", true},
+		"a setup that fails":                {before(&nomad.TaskEvent{Type: nomad.TaskSetupFailure, SetupError: "failed to set up"}), "the container can't be started: failed to set up", true},
+		"a task that is not valid":          {before(&nomad.TaskEvent{Type: nomad.TaskFailedValidation, ValidationError: "wrong"}), "the container can't be started: wrong", false},
+		"out of memory":                     {before(started, terminated(137, 0, map[string]string{"oom_killed": "true"}), noRestart), "out of memory", true},
+		"out of memory while it is stopped": {before(started, killing, terminated(137, 0, map[string]string{"oom_killed": "true"}), killed), "out of memory", true},
+		"a status":                          {before(started, terminated(3, 0, nil), noRestart), "the container ended with status 3 before its result was known", true},
+		"a signal":                          {before(started, terminated(0, 9, nil), noRestart), "the container was killed by signal 9", true},
+		"stopped":                           {before(started, killing, terminated(143, 0, nil), killed), "the container was stopped in Nomad before its result was known", false},
+		"stopped and killed":                {before(started, killing, terminated(137, 0, nil), killed), "the container was stopped in Nomad before its result was known", false},
+		"stopped before it was started":     {before(killing, killed), "the container was stopped in Nomad before its result was known", false},
+		"ended well":                        {before(started, terminated(0, 0, nil)), "the container ended without a result", true},
+		"no events":                         {&nomad.TaskState{}, "the container ended without a result", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			code, text := ending(c.task, "busybox")
+			code, text, another := ending(c.task, "busybox", false)
 			require.Equal(t, api.CallFailed, code)
 			require.Equal(t, c.want, text)
+			require.Equal(t, c.another, another)
 		})
 	}
+}
+
+func TestContainerOfADrainedNode(t *testing.T) {
+	t.Parallel()
+	killing := &nomad.TaskEvent{Type: nomad.TaskKilling, DisplayMessage: "Sent interrupt"}
+	_, text, another := ending(before(killing, terminated(143, 0, nil)), "busybox", true)
+	require.Equal(t, "node lost: it is being drained", text)
+	require.True(t, another, "Nomad stopped it by itself")
 }
 
 func TestApplyAllocation(t *testing.T) {
@@ -89,11 +100,11 @@ func TestApplyAllocation(t *testing.T) {
 		"pending":            {nomad.AllocClientStatusPending, nil, api.JobStatus{}},
 		"received":           {nomad.AllocClientStatusPending, before(), api.JobStatus{}},
 		"running":            {nomad.AllocClientStatusRunning, running, api.JobStatus{Running: true}},
-		"complete":           {nomad.AllocClientStatusComplete, running, api.JobStatus{Running: true, Ended: true, Code: api.CallFailed, Message: "the container was stopped in Nomad before its result was known"}},
-		"failed":             {nomad.AllocClientStatusFailed, before(terminated(2, 0, nil)), api.JobStatus{Ended: true, Code: api.CallFailed, Message: "the container ended with status 2 before its result was known"}},
-		"lost":               {nomad.AllocClientStatusLost, running, api.JobStatus{Running: true, Ended: true, Code: api.CallFailed, Message: "node lost: n1 is down or can't be reached"}},
-		"lost before it ran": {nomad.AllocClientStatusLost, nil, api.JobStatus{Ended: true, Code: api.CallFailed, Message: "node lost: n1 is down or can't be reached"}},
-		"unknown":            {nomad.AllocClientStatusUnknown, running, api.JobStatus{Running: true, Ended: true, Code: api.CallFailed, Message: "node lost: n1 is down or can't be reached"}},
+		"complete":           {nomad.AllocClientStatusComplete, running, api.JobStatus{Running: true, Ended: true, Code: api.CallFailed, Message: "the container ended without a result", Another: true}},
+		"failed":             {nomad.AllocClientStatusFailed, before(terminated(2, 0, nil)), api.JobStatus{Ended: true, Code: api.CallFailed, Message: "the container ended with status 2 before its result was known", Another: true}},
+		"lost":               {nomad.AllocClientStatusLost, running, api.JobStatus{Running: true, Ended: true, Code: api.CallFailed, Message: "node lost: n1 is down or can't be reached", Another: true}},
+		"lost before it ran": {nomad.AllocClientStatusLost, nil, api.JobStatus{Ended: true, Code: api.CallFailed, Message: "node lost: n1 is down or can't be reached", Another: true}},
+		"unknown":            {nomad.AllocClientStatusUnknown, running, api.JobStatus{Running: true, Ended: true, Code: api.CallFailed, Message: "node lost: n1 is down or can't be reached", Another: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

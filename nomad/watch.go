@@ -18,6 +18,7 @@ type watch struct {
 	status api.JobStatus
 	// Nomad's indexes of what status says, one for each kind: an evaluation that is newer does not make an allocation old.
 	allocation, evaluation uint64
+	created                uint64 // the allocation's: Nomad may replace it by a newer one
 }
 
 // Watch tells what becomes of the job of a call of the function: its status now, if Nomad answers, and each change. Only the latest
@@ -166,6 +167,7 @@ func (c *Client) refresh(ctx context.Context, job string) error {
 	if _, _, err := c.nomad.Jobs().Info(job, q); api.CodeOf(translate(err, "asking for a call's job")) == api.NotFound {
 		c.update(job, func(w *watch) {
 			w.status.Ended, w.status.Code, w.status.Message = true, api.CallFailed, "the call's job was removed from Nomad"
+			w.status.Another = true // Nomad may have lost its data
 		})
 		return nil
 	}
@@ -181,10 +183,14 @@ func (c *Client) refresh(ctx context.Context, job string) error {
 
 func (c *Client) updateAllocation(job string, alloc *nomad.AllocationListStub) {
 	c.update(job, func(w *watch) {
-		if alloc.ModifyIndex >= w.allocation { // else an answer that was overtaken by an event
-			w.allocation = alloc.ModifyIndex
-			applyAllocation(&w.status, alloc, w.image)
+		if alloc.ModifyIndex < w.allocation || alloc.CreateIndex < w.created {
+			return // an answer that was overtaken by an event, or news of one that was replaced
 		}
+		if w.status.Allocation != alloc.ID {
+			w.status = api.JobStatus{Job: w.status.Job}
+		}
+		w.allocation, w.created = alloc.ModifyIndex, alloc.CreateIndex
+		applyAllocation(&w.status, alloc, w.image)
 	})
 }
 

@@ -201,3 +201,23 @@ func TestStoppedWatchIsForgotten(t *testing.T) {
 	stopSecond()
 	require.Empty(t, c.watches)
 }
+
+func TestStatusOfAReplacedAllocation(t *testing.T) {
+	t.Parallel()
+	_, c := newFake(t)
+	updates, stop := c.Watch(t.Context(), testDefinition(), testJob)
+	defer stop()
+	of := func(id string, created, modified uint64, status string) {
+		c.updateAllocation(testJob, &nomad.AllocationListStub{
+			ID: id, JobID: testJob, CreateIndex: created, ModifyIndex: modified, ClientStatus: status, NodeName: "n1",
+		})
+	}
+	of("a1", 10, 11, nomad.AllocClientStatusLost)
+	require.True(t, read(t, updates).Ended)
+	of("a2", 12, 12, nomad.AllocClientStatusPending)
+	require.Equal(t, api.JobStatus{Job: testJob, Allocation: "a2", Node: "n1"}, read(t, updates), "what was said of the first is not said of the second")
+	of("a1", 10, 13, nomad.AllocClientStatusComplete)
+	require.Empty(t, updates, "the first is not spoken of any more")
+	of("a2", 12, 14, nomad.AllocClientStatusFailed)
+	require.Equal(t, "a2", read(t, updates).Allocation)
+}

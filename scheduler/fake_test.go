@@ -446,7 +446,7 @@ func (c *fakeCluster) Register(_ context.Context, d *api.Definition) error {
 	return nil
 }
 
-func (c *fakeCluster) Dispatch(ctx context.Context, account, name, call string) (string, error) {
+func (c *fakeCluster) Dispatch(ctx context.Context, account, name, call string, start int) (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.dispatched = append(c.dispatched, call)
@@ -457,6 +457,9 @@ func (c *fakeCluster) Dispatch(ctx context.Context, account, name, call string) 
 		if err := c.dispatch(call); err != nil {
 			return "", err
 		}
+	}
+	if start > 0 {
+		call += "-" + strconv.Itoa(start)
 	}
 	return jobOf(account, name, call), nil
 }

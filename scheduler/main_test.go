@@ -22,6 +22,7 @@ const (
 	testLease   = 30 * time.Second
 	testTimeout = 10 // seconds
 	testOutput  = 1 << 10
+	testStarts  = 3
 )
 
 // stack is a scheduler among fakes.
@@ -71,7 +72,7 @@ func newStack(t *testing.T) *stack {
 func (k *stack) server() *Scheduler {
 	s := New(Config{
 		Queue: k.store, Records: k.store, Messages: k.store, Slots: k.slots, Cluster: k.cluster, Functions: k.functions,
-		Quota: testQuota, Lease: testLease, MaxKillTimeout: 30 * time.Second, MaxOutput: testOutput,
+		Quota: testQuota, Lease: testLease, MaxKillTimeout: 30 * time.Second, MaxOutput: testOutput, Starts: testStarts,
 		Warm:   Warm{Function: 5, Account: 8, Total: 12, Idle: 5 * time.Minute},
 		Logger: slog.New(slog.DiscardHandler),
 	})

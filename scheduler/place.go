@@ -109,7 +109,7 @@ func (r *run) dispatch(ctx context.Context) error {
 	const first, most = 200 * time.Millisecond, 5 * time.Second
 	registered := false
 	for wait := first; ; wait = min(2*wait, most) {
-		job, err := r.s.cfg.Cluster.Dispatch(ctx, r.function.Account, r.function.Function.Name, r.call.ID)
+		job, err := r.s.cfg.Cluster.Dispatch(ctx, r.function.Account, r.function.Function.Name, r.call.ID, r.starts())
 		if api.CodeOf(err) == api.NotFound && !registered {
 			// The cluster has lost the function's job, or a server died before it was registered.
 			registered = true

@@ -181,21 +181,8 @@ func (r *run) execute(ctx context.Context) error {
 	}
 	defer withdraw()
 	if !adopted {
-		err := r.place(r.wanted, rec.Job != "")
-		switch {
-		case err == nil:
-		case api.CodeOf(err) == api.Invalid:
-			return r.end(ctx, api.CallFailed, api.MessageOf(err))
-		case ctx.Err() != nil || r.wanted.Err() == nil:
+		if left, err := r.find(ctx, rec.Job != ""); left || err != nil {
 			return err
-		default:
-			done, _, stopErr := r.stopCancelled(ctx)
-			switch {
-			case done || stopErr != nil:
-				return stopErr
-			case r.job == "":
-				return err
-			}
 		}
 	}
 	return r.await(ctx, ended)
@@ -227,7 +214,7 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 	}
 	defer watch.Stop()
 	taken, cancelled := (<-chan struct{})(r.taken), r.wanted.Done()
-	var deadline, pressing, stopping <-chan time.Time
+	var deadline, pressing, placing, stopping <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -259,7 +246,21 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 			// One slot is given up each time, until the call has a place.
 			r.s.cfg.Slots.SlotPressure()
 			pressing = time.After(pressure)
+		case <-placing:
+			placing = nil
+			if left, err := r.find(ctx, false); left || err != nil {
+				return err
+			}
+			watch.Reset(0)
 		case status := <-updates:
+			if pause, err := r.another(ctx, status); err != nil {
+				return err
+			} else if pause > 0 {
+				stopWatching()
+				updates, stopWatching = nil, func() {}
+				pressing, placing = nil, time.After(pause)
+				continue
+			}
 			pressing = nil
 			if status.Waiting != "" && !status.PortTaken { // no slot holds a port
 				pressing = time.After(0)

@@ -94,8 +94,8 @@ type Slots interface {
 // Cluster runs containers. Its errors are of code Unavailable if it does not answer and NotFound if it does not know the function.
 type Cluster interface {
 	Register(ctx context.Context, d *api.Definition) error
-	// Dispatch starts a container for the call; for a call that has one it returns that one's job.
-	Dispatch(ctx context.Context, account, name, call string) (job string, err error)
+	// Dispatch starts a container for the call, its first of number 0; for one that there is it returns that one's job.
+	Dispatch(ctx context.Context, account, name, call string, start int) (job string, err error)
 	// DispatchSlot starts a container of the function ahead of any call.
 	DispatchSlot(ctx context.Context, account, name string) (job string, err error)
 	// Slots returns the containers that were started ahead of a call and have not ended.
@@ -128,6 +128,7 @@ type Config struct {
 	Lease          time.Duration // how long the queue leaves a call with a server that does not extend it
 	MaxKillTimeout time.Duration // between a function's StopSignal and SIGKILL, at most
 	MaxOutput      int           // bytes of a call's output
+	Starts         int           // containers that are started for one call, one after another, until one takes it
 	Warm           Warm
 	Logger         *slog.Logger
 }

@@ -230,6 +230,7 @@ func (a *agent) Start(ctx context.Context) error {
 		Lease:          s.lease,
 		MaxKillTimeout: s.maxKillTimeout,
 		MaxOutput:      s.Limits.Output,
+		Starts:         s.Limits.Starts,
 		Warm:           scheduler.Warm{Function: s.Slots.Function, Account: s.Slots.Account, Total: s.Slots.Total, Idle: s.idle},
 		Logger:         a.log,
 	})

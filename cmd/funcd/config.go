@@ -46,6 +46,7 @@ type limitsConfig struct {
 	Output        int    `hcl:"output,optional"`
 	QueuedCalls   int    `hcl:"queued_calls,optional"`
 	QueuedBytes   int    `hcl:"queued_bytes,optional"`
+	Starts        int    `hcl:"starts,optional"`
 	StoredOutputs int    `hcl:"stored_outputs,optional"`
 	StoredLogs    int    `hcl:"stored_logs,optional"`
 	BodyTime      string `hcl:"body_time,optional"`
@@ -129,6 +130,7 @@ func defaultConfig() config {
 			Output:        mebibyte,
 			QueuedCalls:   calls.DefaultQueueCalls,
 			QueuedBytes:   calls.DefaultQueueBytes,
+			Starts:        6,
 			StoredOutputs: calls.DefaultOutputBytes,
 			StoredLogs:    calls.DefaultLogBytes,
 			BodyTime:      "1m",
@@ -211,7 +213,7 @@ func (c config) check() (*settings, error) {
 	positive := map[string]int{
 		"quota": c.Quota, "nats.replicas": c.NATS.Replicas, "nomad.priority": c.Nomad.Priority,
 		"limits.queued_calls": c.Limits.QueuedCalls, "limits.queued_bytes": c.Limits.QueuedBytes,
-		"limits.payload": c.Limits.Payload, "limits.output": c.Limits.Output,
+		"limits.starts": c.Limits.Starts, "limits.payload": c.Limits.Payload, "limits.output": c.Limits.Output,
 		"limits.stored_outputs": c.Limits.StoredOutputs, "limits.stored_logs": c.Limits.StoredLogs,
 	}
 	for _, name := range slices.Sorted(maps.Keys(positive)) {

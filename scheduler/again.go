@@ -1,0 +1,70 @@
+package scheduler
+
+import (
+	"context"
+	"time"
+
+	"github.com/funcd/funcd/api"
+)
+
+// A call whose container has ended without having taken it is given another, after a pause that grows: what has kept the first from starting
+// may pass.
+const (
+	firstPause = time.Second
+	mostPause  = 16 * time.Second
+)
+
+// find is place for a call that may be cancelled meanwhile. left tells that it has left the queue.
+func (r *run) find(ctx context.Context, started bool) (left bool, err error) {
+	err = r.place(r.wanted, started)
+	switch {
+	case err == nil:
+		return false, nil
+	case api.CodeOf(err) == api.Invalid:
+		return true, r.end(ctx, api.CallFailed, api.MessageOf(err))
+	case ctx.Err() != nil || r.wanted.Err() == nil:
+		return false, err
+	}
+	done, _, stopErr := r.stopCancelled(ctx)
+	switch {
+	case done || stopErr != nil:
+		return done, stopErr
+	case r.job == "":
+		return false, err
+	}
+	return false, nil
+}
+
+// starts is the number of the container that the call has, or is to get.
+func (r *run) starts() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rec.Starts
+}
+
+// another notes that the call is to have another container, and returns after which pause, if the status says that this one has ended before it
+// took the call, and another may fare better. It returns 0 if not.
+func (r *run) another(ctx context.Context, status api.JobStatus) (pause time.Duration, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !status.Ended || !status.Another || r.rec.State != api.Pending || r.slot || r.rec.Starts+1 >= r.s.cfg.Starts {
+		return 0, nil
+	}
+	rec := r.rec
+	rec.Starts++
+	rec.Job, rec.Message = "", status.Message
+	// It is on disk before the next container is started, so that who takes the call over does not start it a second time.
+	version, err := r.s.cfg.Records.SaveRecord(ctx, rec, r.version)
+	if err != nil {
+		return 0, err
+	}
+	last := r.job
+	r.rec, r.version, r.job = rec, version, ""
+	r.s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(api.Pending), Message: rec.Message})
+	// Nomad may have replaced it already.
+	if err := r.s.cfg.Cluster.Stop(ctx, last); err != nil {
+		r.log.Warn("a container that has ended may be replaced", "job", last, "error", err)
+	}
+	r.log.Info("a call is given another container", "job", last, "starts", rec.Starts, "reason", rec.Message)
+	return min(firstPause<<(rec.Starts-1), mostPause), nil
+}

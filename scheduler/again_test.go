@@ -1,0 +1,115 @@
+package scheduler
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/funcd/funcd/api"
+)
+
+// fails says that the call's container of this number, from 0, has ended before it took the call.
+func (k *stack) fails(job, message string, another bool) {
+	k.cluster.say(api.JobStatus{Job: job, Allocation: "alloc-of-" + job, Ended: true, Code: api.CallFailed, Message: message, Another: another})
+	synctest.Wait()
+}
+
+func TestACallWhoseContainerDoesNotStartGetsAnother(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		call := k.submit()
+		first := jobOf("acme", "hello", call)
+		k.fails(first, "Docker is away", true)
+		require.Equal(t, []string{first}, k.cluster.stopped, "Nomad may have replaced it")
+		require.Equal(t, []string{call}, k.dispatched(), "not at once")
+		rec := k.record(call)
+		require.Equal(t, api.Pending, rec.State)
+		require.Equal(t, "Docker is away", rec.Message)
+		require.Equal(t, 1, rec.Starts)
+
+		time.Sleep(firstPause)
+		synctest.Wait()
+		require.Equal(t, []string{call, call}, k.dispatched())
+		_, err := k.take(1, call)
+		require.NoError(t, err)
+		require.Equal(t, first+"-1", k.record(call).Job, "Nomad would have returned the first for the same name")
+		require.NoError(t, k.report(1, call, 0, "out"))
+		k.requireFinished(call, "out")
+		require.Equal(t, []string{"CALL", "PENDING", "PENDING: Docker is away", "RUNNING", "FINISHED"}, k.events(call))
+	})
+}
+
+func TestACallWhoseContainersNeverStartFails(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		call := k.submit()
+		job := jobOf("acme", "hello", call)
+		k.fails(job, "Docker is away", true)
+		time.Sleep(mostPause)
+		synctest.Wait()
+		k.fails(job+"-1", "Docker is away", true)
+		time.Sleep(mostPause)
+		synctest.Wait()
+		k.fails(job+"-2", "Docker is broken", true)
+		k.requireFailed(call, api.CallFailed, "Docker is broken")
+		require.Len(t, k.dispatched(), testStarts)
+	})
+}
+
+func TestNoOtherContainer(t *testing.T) {
+	t.Parallel()
+	t.Run("for a reason that stays", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, k *stack) {
+			call := k.submit()
+			k.fails(jobOf("acme", "hello", call), "no such image: x", false)
+			k.requireFailed(call, api.CallFailed, "no such image: x")
+		})
+	})
+	t.Run("for a call that was taken", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, k *stack) {
+			call := k.running()
+			k.cluster.say(api.JobStatus{Job: k.job(call), Allocation: "alloc-1", Ended: true, Code: api.CallFailed, Message: "node lost", Another: true})
+			synctest.Wait()
+			k.requireFailed(call, api.CallFailed, "node lost")
+			require.Len(t, k.dispatched(), 1)
+		})
+	})
+}
+
+func TestTheNextServerGoesOnWithTheSameContainer(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		call := k.submit()
+		job := jobOf("acme", "hello", call)
+		k.fails(job, "Docker is away", true)
+		k.restart()
+		require.Equal(t, []string{call, call}, k.dispatched())
+		_, err := k.take(1, call)
+		require.NoError(t, err)
+		require.Equal(t, job+"-1", k.record(call).Job)
+	})
+}
+
+func TestTheFirstContainerMayStillTakeTheCall(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		call := k.submit()
+		k.fails(jobOf("acme", "hello", call), "node lost", true)
+		time.Sleep(firstPause)
+		synctest.Wait()
+		_, err := k.take(1, call) // its node was only cut off
+		require.NoError(t, err)
+		_, err = k.take(2, call)
+		requireCode(t, api.Expired, err)
+	})
+}
+
+func TestACallThatIsCancelledBeforeItsNextContainerGetsNone(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		call := k.submit()
+		k.fails(jobOf("acme", "hello", call), "Docker is away", true)
+		require.NoError(t, k.s.Cancel(t.Context(), k.d, call))
+		time.Sleep(mostPause)
+		synctest.Wait()
+		k.requireFailed(call, api.Cancelled, "cancelled")
+		require.Len(t, k.dispatched(), 1)
+	})
+}
