@@ -1,7 +1,7 @@
 # The targets call the programs in scripts/, which can be run by themselves as well.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools build run stop examples test check bench fmt clean
+.PHONY: help setup tools build run stop examples test check bench chaos fmt clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ examples: ## build the Docker images of the example functions
 
 bench: ## measure funcd against plain Nomad dispatches, half an hour; ROWS=cold,warm for some of it
 	@scripts/bench $(if $(ROWS),-rows $(ROWS))
+
+chaos: ## kill every part while calls run, 50 times each and more, and audit that none is lost (an hour)
+	@scripts/chaos
 
 setup: ## install or build what is missing of Docker, curl, Nomad and Consul
 	@scripts/setup
