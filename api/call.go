@@ -38,6 +38,7 @@ type Call struct {
 type Record struct {
 	CallID     string
 	Function   string // the function's internal id
+	Name       string `json:",omitempty"` // the function's name
 	Account    string
 	State      State
 	Accepted   time.Time

@@ -37,6 +37,66 @@ func (s *Store) Record(ctx context.Context, function, call string) (api.Record, 
 	return rec, msg.Sequence, nil
 }
 
+// FunctionOf returns the internal id and the name of the function that a call of the account belongs to: one that waits, runs, or has ended and
+// was not fetched. The error is of code NotFound for any other call, also if another account has it.
+func (s *Store) FunctionOf(ctx context.Context, account, call string) (function, name string, err error) {
+	if err := checkIDs(account, call); err != nil {
+		return "", "", err
+	}
+	// It may leave the queue with a record between the first two looks.
+	for _, look := range []func() (string, string, error){
+		func() (string, string, error) { return s.functionOfRecord(ctx, account, call) },
+		func() (string, string, error) { return s.functionOfQueued(ctx, account, call) },
+		func() (string, string, error) { return s.functionOfRecord(ctx, account, call) },
+	} {
+		function, name, err = look()
+		if !errors.Is(err, jetstream.ErrMsgNotFound) {
+			break
+		}
+	}
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return "", "", api.Errorf(api.NotFound, "no such call: %s", call)
+	}
+	if err != nil {
+		return "", "", unavailable(err)
+	}
+	return function, name, nil
+}
+
+func (s *Store) functionOfRecord(ctx context.Context, account, call string) (function, name string, err error) {
+	msg, err := s.records.GetLastMsgForSubject(ctx, recordSubject("*", call))
+	if err != nil {
+		return "", "", err
+	}
+	var rec api.Record
+	if err := json.Unmarshal(msg.Data, &rec); err != nil {
+		return "", "", err
+	}
+	if rec.Account != account || !rec.Fetched.IsZero() {
+		return "", "", jetstream.ErrMsgNotFound
+	}
+	return rec.Function, rec.Name, nil
+}
+
+func (s *Store) functionOfQueued(ctx context.Context, account, call string) (function, name string, err error) {
+	q, err := s.js.Stream(ctx, queueStream(account)) // which an account without calls has not
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return "", "", jetstream.ErrMsgNotFound
+	}
+	if err != nil {
+		return "", "", err
+	}
+	msg, err := q.GetLastMsgForSubject(ctx, queueSubject(account, "*", call))
+	if err != nil {
+		return "", "", err
+	}
+	queued, err := decodeCall(msg.Header, msg.Data)
+	if err != nil {
+		return "", "", err
+	}
+	return queued.Function, queued.Name, nil
+}
+
 // SaveRecord stores the record if its version is still the given one, 0 for none. It returns the new version; the record is then on disk.
 // The error is of code Conflict if the record has changed meanwhile, else Unavailable.
 func (s *Store) SaveRecord(ctx context.Context, rec api.Record, version uint64) (uint64, error) {

@@ -161,6 +161,13 @@ func (b *backend) Status(context.Context, string) (api.Status, error) {
 	return status, b.fail["Status"]
 }
 
+func (b *backend) FunctionOf(_ context.Context, account, call string) (function, name string, err error) {
+	if call != testCall || account == "owner" { // whose it is not
+		return "", "", api.Errorf(api.NotFound, "no such call: %s", call)
+	}
+	return testFunction, testName, b.fail["FunctionOf"]
+}
+
 func (b *backend) Calls(_ context.Context, _, _ string, yield func(api.CallStatus) error) error {
 	for _, call := range b.status.List {
 		if err := yield(call); err != nil {
@@ -229,6 +236,19 @@ func (d directory) ByUUID(_ context.Context, uuid string) (api.Definition, error
 	}
 	if uuid != testUUID {
 		return api.Definition{}, api.Errorf(api.NotFound, "nobody has this UUID")
+	}
+	return d.definition, nil
+}
+
+func (d directory) ByID(_ context.Context, account, name, id string) (api.Definition, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.account = account
+	if err := d.fail["ByID"]; err != nil {
+		return api.Definition{}, err
+	}
+	if name != testName || id != testFunction {
+		return api.Definition{}, api.Errorf(api.NotFound, "no such function: %s", name)
 	}
 	return d.definition, nil
 }

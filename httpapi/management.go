@@ -136,12 +136,16 @@ func (s *Server) getFunction(w http.ResponseWriter, r *http.Request, account str
 	if err != nil {
 		return err
 	}
+	s.writeFunction(w, r, d)
+	return nil
+}
+
+func (s *Server) writeFunction(w http.ResponseWriter, r *http.Request, d api.Definition) {
 	counts, err := s.cfg.Calls.SlotCounts(r.Context(), d.ID)
 	if err == nil && counts != (api.SlotCounts{}) {
 		d.Function.Slots = &counts
 	}
 	writeJSON(w, http.StatusOK, d.Function)
-	return nil
 }
 
 func (s *Server) updateFunction(w http.ResponseWriter, r *http.Request, account string, body []byte) error {

@@ -26,6 +26,8 @@ type Functions interface {
 type Directory interface {
 	Get(ctx context.Context, account, name string) (api.Definition, error)
 	ByUUID(ctx context.Context, uuid string) (api.Definition, error)
+	// ByID returns the account's function of this name if it has this internal id.
+	ByID(ctx context.Context, account, name, id string) (api.Definition, error)
 	// List returns the account's functions, the newest first.
 	List(account string) []api.Definition
 }
@@ -143,6 +145,7 @@ func (s *Server) routeManagement(router *mux.Router) {
 	s.route(router, s.managed(s.createFunction), "/funcs/create", http.MethodPost)
 	s.route(router, s.managed(s.listFunctions), "/funcs", http.MethodGet)
 	s.route(router, s.managed(s.getFunction), "/funcs/{name}", http.MethodGet)
+	s.route(router, s.managed(s.functionOfCall), "/funcs/call/{call}", http.MethodGet)
 	s.route(router, s.managed(s.updateFunction), "/funcs/{name}", http.MethodPut)
 	s.route(router, s.managed(s.removeFunction), "/funcs/{name}", http.MethodDelete)
 	s.routeImages(router)

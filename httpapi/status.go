@@ -4,7 +4,10 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
+
+	"github.com/gorilla/mux"
 
 	"github.com/funcd/funcd/api"
 )
@@ -14,6 +17,30 @@ type States interface {
 	Status(ctx context.Context, function string) (api.Status, error)
 	// Calls passes each call to yield, and returns its error.
 	Calls(ctx context.Context, function, account string, yield func(api.CallStatus) error) error
+	// FunctionOf returns the internal id and the name of the function that a call of the account belongs to. The error is of code NotFound if
+	// the account has no such call.
+	FunctionOf(ctx context.Context, account, call string) (function, name string, err error)
+}
+
+// functionOfCall answers with the function of a call whose id is all that is known of it.
+func (s *Server) functionOfCall(w http.ResponseWriter, r *http.Request, account string, _ []byte) error {
+	call := mux.Vars(r)["call"]
+	notFound := func(err error) error { return api.Wrap(api.NotFound, err, fmt.Sprintf("no such call: %.100s", call)) }
+	if !api.ValidUUID(call) {
+		return notFound(nil)
+	}
+	function, name, err := s.cfg.States.FunctionOf(r.Context(), account, call)
+	if err == nil {
+		var d api.Definition
+		if d, err = s.cfg.Directory.ByID(r.Context(), account, name, function); err == nil {
+			s.writeFunction(w, r, d)
+			return nil
+		}
+	}
+	if api.CodeOf(err) == api.NotFound { // also one of a function that was removed in this moment
+		return notFound(err)
+	}
+	return err
 }
 
 // status answers with the numbers of calls in each state and, with list, with each of them. A list may be long: it is written as it is read.

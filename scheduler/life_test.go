@@ -19,7 +19,7 @@ func TestACallThatEndsWell(t *testing.T) {
 		rec, output, err := k.s.Output(t.Context(), k.d, call, false)
 		require.NoError(t, err)
 		require.Nil(t, output)
-		require.Equal(t, api.Record{CallID: call, Function: "f1", Account: "acme", State: api.Pending, Accepted: rec.Accepted}, rec)
+		require.Equal(t, api.Record{CallID: call, Function: "f1", Name: "hello", Account: "acme", State: api.Pending, Accepted: rec.Accepted}, rec)
 
 		assignment, payload, err := k.s.Next(t.Context(), alloc(1), "f1", call)
 		require.NoError(t, err)

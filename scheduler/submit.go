@@ -98,7 +98,9 @@ func (s *Scheduler) lookup(ctx context.Context, d *api.Definition, call string) 
 }
 
 func pendingRecord(call *api.Call) api.Record {
-	return api.Record{CallID: call.ID, Function: call.Function, Account: call.Account, State: api.Pending, Accepted: call.Accepted}
+	return api.Record{
+		CallID: call.ID, Function: call.Function, Name: call.Name, Account: call.Account, State: api.Pending, Accepted: call.Accepted,
+	}
 }
 
 // Delivered removes an ended call whose answer has reached its caller.

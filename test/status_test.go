@@ -33,6 +33,14 @@ func (f *function) awaitStatus(t *testing.T, want api.Status) {
 	})
 }
 
+// functionOf is the function that a call belongs to, by the call's id alone.
+func functionOf(t *testing.T, call string) api.Function {
+	t.Helper()
+	f, err := dev.FunctionOfCall(t.Context(), call)
+	require.NoError(t, err)
+	return f
+}
+
 func TestStatusCountsAndListsCalls(t *testing.T) {
 	t.Parallel()
 	f, broken := dev.create(t, program("funcd/sleep", "2")), dev.create(t, program("funcd/fail"))
@@ -42,6 +50,7 @@ func TestStatusCountsAndListsCalls(t *testing.T) {
 	first, second := f.call(t, ""), f.call(t, "")
 	failing := broken.call(t, "")
 	require.Equal(t, 2, f.status(t, "").Total, "an accepted call is counted")
+	require.Equal(t, f.Name, functionOf(t, second).Name, "however it stands")
 	f.eventsOf(t, first, api.Running)
 	list := f.status(t, "?list=1")
 	require.Equal(t, 2, list.Total)
@@ -57,9 +66,14 @@ func TestStatusCountsAndListsCalls(t *testing.T) {
 	require.Equal(t, failing, broken.status(t, "?list=1").List[0].CallID)
 	require.Equal(t, "exit status 3", broken.status(t, "?list=1").List[0].Message)
 
+	require.Equal(t, f.UUID, functionOf(t, first).UUID)
+	require.Equal(t, broken.Name, functionOf(t, failing).Name)
+
 	// What was fetched counts no more, however it was.
 	require.Equal(t, http.StatusOK, f.output(t, first).status)
 	f.awaitStatus(t, api.Status{Total: 1, Finished: 1})
+	_, err := dev.FunctionOfCall(t.Context(), first)
+	require.EqualError(t, err, "no such call: "+first)
 	require.Equal(t, http.StatusOK, f.wait(t, second).status)
 	require.Equal(t, http.StatusOK, f.sync(t, "").status)
 	require.Equal(t, http.StatusInternalServerError, broken.output(t, failing).status)
