@@ -79,6 +79,9 @@ type CallID struct {
 	CallID string `json:"CallId"`
 }
 
+// MaxPayload is how many bytes a call's stdin has at most, however a server is configured: a call travels as one message.
+const MaxPayload = 1 << 20
+
 // ShortLength is how many bytes of stdin, stdout and stderr an Event keeps.
 const ShortLength = 255
 

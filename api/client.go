@@ -321,7 +321,7 @@ func (c *Client) url(prefix string, segments []string) (string, error) {
 func (c *Client) send(req *http.Request) (int, []byte, error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return 0, nil, c.unanswered(err)
+		return 0, nil, c.unanswered(req, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
@@ -329,7 +329,7 @@ func (c *Client) send(req *http.Request) (int, []byte, error) {
 	}
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return 0, nil, c.unanswered(err)
+		return 0, nil, c.unanswered(req, err)
 	}
 	if len(answer) > maxAnswer {
 		return 0, nil, Errorf(TooLarge, "the answer of %s is over %d bytes", c.address, maxAnswer)
@@ -338,10 +338,14 @@ func (c *Client) send(req *http.Request) (int, []byte, error) {
 }
 
 // unanswered is the error for a request without a whole answer.
-func (c *Client) unanswered(err error) error {
+func (c *Client) unanswered(req *http.Request, err error) error {
 	// The text of a url.Error has the whole URL, and with it a function's UUID, which is a secret.
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		err = e.Err
+	}
+	// net/http says why a context ended, which may be anything, but not that it did.
+	if ended := req.Context().Err(); ended != nil && !errors.Is(err, ended) {
+		err = fmt.Errorf("%w: %w", ended, err)
 	}
 	return Wrap(Unavailable, noAnswer{err}, fmt.Sprintf("%s does not answer", c.address))
 }

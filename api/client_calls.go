@@ -71,7 +71,7 @@ func (c *Client) Cancel(ctx context.Context, name, uuid, callID string) error {
 func (c *Client) stream(req *http.Request, yield func(line []byte) error) error {
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return c.unanswered(err)
+		return c.unanswered(req, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
@@ -91,7 +91,7 @@ func (c *Client) stream(req *http.Request, yield func(line []byte) error) error 
 	case errors.Is(err, bufio.ErrTooLong):
 		return Errorf(TooLarge, "a line of the answer of %s is over %d bytes", c.address, maxLine)
 	case err != nil:
-		return c.unanswered(err)
+		return c.unanswered(req, err)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -415,6 +416,16 @@ func TestClientContext(t *testing.T) {
 	_, err := c.CallSync(ctx, "n", "u", nil, nil)
 	require.Equal(t, Unavailable, CodeOf(err))
 	require.ErrorIs(t, err, context.Canceled)
+
+	caused, cancelCause := context.WithCancelCause(t.Context())
+	go func() {
+		<-arrived
+		cancelCause(errors.New("interrupt signal received"))
+	}()
+	_, err = c.CallSync(caused, "n", "u", nil, nil)
+	require.Equal(t, Unavailable, CodeOf(err))
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorContains(t, err, "interrupt signal received")
 
 	ctx, cancel = context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
 	defer cancel()

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/funcd/funcd/api"
+	"github.com/funcd/funcd/cli"
 	"github.com/funcd/funcd/consul"
 )
 
@@ -47,6 +48,7 @@ funcd's keys. The address and the token come from --config, or from CONSUL_HTTP_
 	}
 	var account string
 	var callOnly bool
+	var output cli.Output
 	create := &cobra.Command{
 		Use:   "create",
 		Short: "Make an access key and show its secret, this once",
@@ -65,6 +67,9 @@ funcd's keys. The address and the token come from --config, or from CONSUL_HTTP_
 			if err := c.CreateCredential(ctx, cred); err != nil {
 				return err
 			}
+			if output.JSON() {
+				return cli.WriteJSON(std.out, shown(cred, cred.Secret))
+			}
 			_, err := fmt.Fprintf(std.out, "Account:    %s\nAccess key: %s\nSecret key: %s\n", cred.Account, cred.AccessKey, cred.Secret)
 			return err
 		}),
@@ -80,6 +85,13 @@ funcd's keys. The address and the token come from --config, or from CONSUL_HTTP_
 			credentials, err := c.Credentials(ctx)
 			if err != nil {
 				return err
+			}
+			if output.JSON() {
+				list := make([]credentialJSON, len(credentials))
+				for i, cred := range credentials {
+					list[i] = shown(cred, "")
+				}
+				return cli.WriteJSON(std.out, list)
 			}
 			w := tabwriter.NewWriter(std.out, 0, 0, 3, ' ', 0)
 			fmt.Fprintln(w, "ACCESS KEY\tACCOUNT\tMAY\tCREATED")
@@ -109,6 +121,21 @@ funcd's keys. The address and the token come from --config, or from CONSUL_HTTP_
 			return failed
 		}),
 	}
+	output.AddFlag(create)
+	output.AddFlag(list)
 	cmd.AddCommand(create, list, remove)
 	return cmd
+}
+
+// credentialJSON is a credential in the output of a command, with its secret only where that is shown.
+type credentialJSON struct {
+	AccessKey string
+	SecretKey string `json:",omitempty"`
+	Account   string
+	CallOnly  bool
+	Created   api.Timestamp
+}
+
+func shown(c api.Credential, secret string) credentialJSON {
+	return credentialJSON{AccessKey: c.AccessKey, SecretKey: secret, Account: c.Account, CallOnly: c.CallOnly, Created: c.Created}
 }

@@ -15,13 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/funcd/funcd/api"
-)
-
-// The exit statuses of funcd.
-const (
-	exitOK    = 0
-	exitError = 1 // what was asked for failed
-	exitUsage = 2 // the command line or the configuration is wrong
+	"github.com/funcd/funcd/cli"
 )
 
 // version is funcd's own. A release is built with -ldflags "-X main.version=…".
@@ -36,20 +30,26 @@ type stdio struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr}, os.Getenv))
+	os.Exit(run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr}, os.LookupEnv))
 }
 
 // usageError marks an error of the command line or the configuration.
 type usageError struct{ error }
 
-func run(ctx context.Context, args []string, std stdio, getenv func(string) string) int {
+func run(ctx context.Context, args []string, std stdio, lookupEnv func(string) (string, bool)) int {
+	getenv := func(name string) string {
+		value, _ := lookupEnv(name)
+		return value
+	}
 	root := &cobra.Command{
 		Use:   "funcd",
 		Short: "A function service for HashiCorp clusters",
 		Long: `funcd runs Docker images as functions: each call gets a new container, scheduled by Nomad, with the request's body on stdin and
 stdout as the answer. Functions are kept in Consul.
 
-Start with:  funcd agent --dev`,
+Start with:  funcd agent --dev
+
+` + cli.ExitStatuses,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -58,33 +58,49 @@ Start with:  funcd agent --dev`,
 	root.SetOut(std.out)
 	root.SetErr(std.err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(agentCommand(std, getenv), credentialCommand(std), versionCommand(std))
+	root.AddGroup(&cobra.Group{ID: "functions", Title: "Functions and their calls:"}, &cobra.Group{ID: "service", Title: "The service:"})
+	for _, cmd := range cli.Commands(cli.Config{In: std.in, Out: std.out, Err: std.err, LookupEnv: lookupEnv}) {
+		cmd.GroupID = "functions"
+		root.AddCommand(cmd)
+	}
+	for _, cmd := range []*cobra.Command{agentCommand(std, getenv), credentialCommand(std), versionCommand(std)} {
+		cmd.GroupID = "service"
+		root.AddCommand(cmd)
+	}
 	// What fails before a command has begun is the command line: an unknown command, or an argument too many.
 	begun := false
 	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
 	err := root.ExecuteContext(ctx)
 	if err == nil {
-		return exitOK
+		return cli.ExitOK
+	}
+	if explained, ok := errors.AsType[*cli.Error](err); ok {
+		return explained.Report(std.err)
 	}
 	fmt.Fprintln(std.err, "funcd:", err)
-	var usage usageError
-	if errors.As(err, &usage) || !begun {
-		return exitUsage
+	if _, ok := errors.AsType[usageError](err); ok || !begun {
+		return cli.ExitUsage
 	}
-	return exitError
+	return cli.ExitError
 }
 
 func versionCommand(std stdio) *cobra.Command {
-	return &cobra.Command{
+	var output cli.Output
+	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Show the versions of funcd and of its API",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			v := versionInfo()
+			if output.JSON() {
+				return cli.WriteJSON(std.out, v)
+			}
 			_, err := fmt.Fprintf(std.out, "funcd %s, Func API %s, %s %s/%s %s\n", v.Version, v.APIVersion, v.GoVersion, v.Os, v.Arch, v.GitCommit)
 			return err
 		},
 	}
+	output.AddFlag(cmd)
+	return cmd
 }
 
 func versionInfo() api.VersionInfo {

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/funcd/funcd/api"
+	"github.com/funcd/funcd/cli"
 	"github.com/funcd/funcd/jobs"
 )
 
@@ -40,31 +41,38 @@ func TestRun(t *testing.T) {
 		out    string // part of stdout
 		err    string // part of stderr
 	}{
-		"nothing":                        {"", exitOK, "agent", ""},
-		"help":                           {"--help", exitOK, "agent", ""},
-		"version":                        {"version", exitOK, "Func API " + api.Version, ""},
-		"version with an argument":       {"version x", exitUsage, "", "unknown command"},
-		"an unknown command":             {"bogus", exitUsage, "", `unknown command "bogus"`},
-		"an unknown flag":                {"--bogus", exitUsage, "", "unknown flag: --bogus"},
-		"agent":                          {"agent", exitUsage, "", "agent needs --config FILE, or --dev"},
-		"agent with an argument":         {"agent x", exitUsage, "", "unknown command"},
-		"agent with an unknown flag":     {"agent --bogus", exitUsage, "", "unknown flag"},
-		"agent with a flag half":         {"agent --config", exitUsage, "", "flag needs an argument"},
-		"agent without its file":         {"agent --config " + filepath.Join(dir, "none.hcl"), exitUsage, "", "none.hcl"},
-		"agent with a wrong file":        {"agent --config " + file("wrong.hcl", "nonsense = 1\n"), exitUsage, "", "wrong.hcl:1,1-9: Unsupported argument"},
-		"agent with a wrong value":       {"agent --config " + file("value.hcl", "quota = 0\n"), exitUsage, "", "quota: must be at least 1"},
-		"agent --dev for everybody":      {"agent --dev --http 0.0.0.0:0 --config " + file("all.hcl", "runner { path = \"/dev/null\" }\n"), exitUsage, "", "must be a loopback address"},
-		"agent with a wrong address":     {"agent --dev --http nowhere", exitUsage, "", "http: \"nowhere\" must be of the form host:port"},
-		"agent --dev for any IPv6 there": {"agent --dev --http [::]:0 --config " + file("all6.hcl", "runner { path = \"/dev/null\" }\n"), exitUsage, "", "must be a loopback address"},
+		"nothing":                        {"", cli.ExitOK, "agent", ""},
+		"help":                           {"--help", cli.ExitOK, "agent", ""},
+		"version":                        {"version", cli.ExitOK, "Func API " + api.Version, ""},
+		"version as JSON":                {"version -o json", cli.ExitOK, `"ApiVersion": "` + api.Version + `"`, ""},
+		"a command of clients":           {"ls --addr http://127.0.0.1:1", cli.ExitUnavailable, "", "funcd at http://127.0.0.1:1 does not answer"},
+		"a command's usage":              {"get x", cli.ExitUsage, "", "get needs one CALL_ID"},
+		"a command's unknown flag":       {"ls --bogus", cli.ExitUsage, "", "unknown flag: --bogus"},
+		"a command's unknown value":      {"ls -o yaml", cli.ExitUsage, "", "must be text or json"},
+		"a command's help":               {"create --help", cli.ExitOK, "funcd create [flags] --name NAME IMAGE", ""},
+		"completion":                     {"completion bash", cli.ExitOK, "__complete", ""},
+		"version with an argument":       {"version x", cli.ExitUsage, "", "unknown command"},
+		"an unknown command":             {"bogus", cli.ExitUsage, "", `unknown command "bogus"`},
+		"an unknown flag":                {"--bogus", cli.ExitUsage, "", "unknown flag: --bogus"},
+		"agent":                          {"agent", cli.ExitUsage, "", "agent needs --config FILE, or --dev"},
+		"agent with an argument":         {"agent x", cli.ExitUsage, "", "unknown command"},
+		"agent with an unknown flag":     {"agent --bogus", cli.ExitUsage, "", "unknown flag"},
+		"agent with a flag half":         {"agent --config", cli.ExitUsage, "", "flag needs an argument"},
+		"agent without its file":         {"agent --config " + filepath.Join(dir, "none.hcl"), cli.ExitUsage, "", "none.hcl"},
+		"agent with a wrong file":        {"agent --config " + file("wrong.hcl", "nonsense = 1\n"), cli.ExitUsage, "", "wrong.hcl:1,1-9: Unsupported argument"},
+		"agent with a wrong value":       {"agent --config " + file("value.hcl", "quota = 0\n"), cli.ExitUsage, "", "quota: must be at least 1"},
+		"agent --dev for everybody":      {"agent --dev --http 0.0.0.0:0 --config " + file("all.hcl", "runner { path = \"/dev/null\" }\n"), cli.ExitUsage, "", "must be a loopback address"},
+		"agent with a wrong address":     {"agent --dev --http nowhere", cli.ExitUsage, "", "http: \"nowhere\" must be of the form host:port"},
+		"agent --dev for any IPv6 there": {"agent --dev --http [::]:0 --config " + file("all6.hcl", "runner { path = \"/dev/null\" }\n"), cli.ExitUsage, "", "must be a loopback address"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var out, errs bytes.Buffer
-			status := run(context.Background(), strings.Fields(c.args), stdio{strings.NewReader(""), &out, &errs}, func(string) string { return "" })
+			status := run(context.Background(), strings.Fields(c.args), stdio{strings.NewReader(""), &out, &errs}, func(string) (string, bool) { return "", false })
 			require.Equal(t, c.status, status, errs.String())
 			require.Contains(t, out.String(), c.out)
 			require.Contains(t, errs.String(), c.err)
-			if c.status == exitOK {
+			if c.status == cli.ExitOK {
 				require.Empty(t, errs.String())
 			} else {
 				require.Empty(t, out.String())
