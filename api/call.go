@@ -31,6 +31,7 @@ type Call struct {
 	Account  string
 	Accepted time.Time
 	Env      []string // CGI variables made from the request, "NAME=value"
+	Held     bool     `json:",omitempty"` // what is known of it is in the memory of the server that has accepted it, as its caller waits there
 	Payload  []byte   `json:"-"`
 }
 

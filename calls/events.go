@@ -3,6 +3,7 @@ package calls
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -56,6 +57,29 @@ func (s *Store) Log(ctx context.Context, function string, events ...api.Event) {
 			s.log.Warn("an event of a call was lost", "function", function, "call", event.CallID, "event", event.Event, "error", err)
 		}
 	}
+}
+
+// LastEvent returns the latest event of a call. The error is of code NotFound if there is none, or Unavailable.
+func (s *Store) LastEvent(ctx context.Context, function, call string) (api.Event, error) {
+	if err := checkIDs(call); err != nil {
+		return api.Event{}, err
+	}
+	stream, err := s.events(ctx, function)
+	if err != nil {
+		return api.Event{}, err
+	}
+	msg, err := stream.GetLastMsgForSubject(ctx, logSubject(function, call))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return api.Event{}, api.Errorf(api.NotFound, "the call %s has no events", call)
+	}
+	if err != nil {
+		return api.Event{}, unavailable(err)
+	}
+	var event api.Event
+	if err := json.Unmarshal(msg.Data, &event); err != nil {
+		return api.Event{}, fmt.Errorf("an event of function %s can't be read: %w", function, err)
+	}
+	return event, nil
 }
 
 // Events passes events of the function to yield, oldest first. Without Follow it returns after the last one that was stored when it

@@ -36,10 +36,10 @@ func openStore(t *testing.T, cfg Config) *Store {
 // openPeer opens the store of another funcd server on the same JetStream, as with Config.URL.
 func openPeer(t *testing.T, s *Store) *Store {
 	t.Helper()
-	p := &Store{
-		cfg: s.cfg, log: s.log, id: "peer", states: newStates(),
-		streams: map[string]*anchored{}, waiters: map[string]map[chan struct{}]struct{}{},
-	}
+	s.alone = false
+	require.NoError(t, s.watchReady())
+	p := newStore(s.cfg)
+	p.id = "peer"
 	t.Cleanup(p.Close)
 	var err error
 	p.nc, err = nats.Connect("", nats.InProcessServer(s.server))
@@ -54,6 +54,7 @@ func openPeer(t *testing.T, s *Store) *Store {
 	ctx, cancel := context.WithCancel(t.Context())
 	p.stopBackground = cancel
 	require.NoError(t, p.followStates(ctx))
+	require.NoError(t, p.watchReady())
 	require.NoError(t, p.nc.Flush())
 	return p
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +33,27 @@ func (s *Store) Offer(call string, take Take) (withdraw func(), err error) {
 	if err := checkIDs(call); err != nil {
 		return nil, err
 	}
+	if s.nc.IsClosed() {
+		return nil, unavailable(nats.ErrConnectionClosed)
+	}
+	var one sync.Mutex
+	ask := take
+	take = func(ctx context.Context, allocation api.Allocation) (*api.Assignment, []byte, error) {
+		one.Lock()
+		defer one.Unlock()
+		return ask(ctx, allocation)
+	}
+	s.mu.Lock()
+	s.offers[call] = take
+	s.mu.Unlock()
+	forget := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.offers, call)
+	}
+	if s.alone {
+		return forget, nil
+	}
 	var taken atomic.Bool
 	sub, err := s.nc.Subscribe(takeSubject(call), func(m *nats.Msg) {
 		ctx, cancel := context.WithTimeout(context.Background(), TakeTimeout)
@@ -49,9 +71,11 @@ func (s *Store) Offer(call string, take Take) (withdraw func(), err error) {
 		}
 	})
 	if err != nil {
+		forget()
 		return nil, unavailable(err)
 	}
 	return func() {
+		forget()
 		if taken.Load() {
 			_ = sub.Unsubscribe()
 		} else {
@@ -80,12 +104,23 @@ func (s *Store) Take(ctx context.Context, call string, allocation api.Allocation
 	if err := checkIDs(call); err != nil {
 		return nil, nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, TakeTimeout)
+	defer cancel()
+	s.mu.Lock()
+	take := s.offers[call]
+	s.mu.Unlock()
+	switch {
+	case take != nil:
+		return take(ctx, allocation)
+	case s.nc.IsClosed():
+		return nil, nil, unavailable(nats.ErrConnectionClosed)
+	case s.alone:
+		return nil, nil, api.Errorf(api.NotFound, "no server offers call %s", call)
+	}
 	request, err := json.Marshal(allocation)
 	if err != nil {
 		return nil, nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, TakeTimeout)
-	defer cancel()
 	m, err := s.nc.RequestWithContext(ctx, takeSubject(call), request)
 	if errors.Is(err, nats.ErrNoResponders) {
 		return nil, nil, api.Errorf(api.NotFound, "no server offers call %s", call)
@@ -150,6 +185,10 @@ func (s *Store) NotifyEnd(function, call string) {
 	subject := endedSubject(function, call)
 	if err := checkIDs(function, call); err != nil {
 		s.log.Warn("nobody is told of a call's end", "error", err)
+		return
+	}
+	if s.alone {
+		s.wake(subject)
 		return
 	}
 	if err := s.nc.Publish(subject, nil); err != nil {

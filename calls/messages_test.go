@@ -16,6 +16,7 @@ import (
 func TestTake(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, Config{})
+	peer := openPeer(t, s)
 	const call = "a-call"
 	asking := api.Allocation{ID: "alloc", Job: "func-acme-hello"}
 	_, _, err := s.Take(t.Context(), call, asking)
@@ -31,7 +32,8 @@ func TestTake(t *testing.T) {
 		return assignment, payload, nil
 	})
 	require.NoError(t, err)
-	for _, server := range []*Store{s, openPeer(t, s)} {
+	require.NoError(t, s.nc.Flush())
+	for _, server := range []*Store{s, peer} {
 		got, body, err := server.Take(t.Context(), call, asking)
 		require.NoError(t, err)
 		require.Equal(t, assignment, got)
@@ -50,6 +52,7 @@ func TestTake(t *testing.T) {
 func TestTakeIsToldWhyNot(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, Config{})
+	peer := openPeer(t, s)
 	for name, c := range map[string]struct {
 		err     error
 		code    api.Code
@@ -69,7 +72,10 @@ func TestTakeIsToldWhyNot(t *testing.T) {
 			})
 			require.NoError(t, err)
 			defer withdraw()
+			require.NoError(t, s.nc.Flush())
 			_, _, err = s.Take(t.Context(), name[:2], api.Allocation{})
+			requireCode(t, c.code, err)
+			_, _, err = peer.Take(t.Context(), name[:2], api.Allocation{})
 			requireCode(t, c.code, err)
 			require.Equal(t, c.message, err.Error())
 		})
@@ -79,6 +85,7 @@ func TestTakeIsToldWhyNot(t *testing.T) {
 func TestTakeIsGivenUp(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, Config{})
+	peer := openPeer(t, s)
 	ctx, cancel := context.WithCancel(t.Context())
 	taking, end := make(chan struct{}), make(chan struct{})
 	withdraw, err := s.Offer("c", func(context.Context, api.Allocation) (*api.Assignment, []byte, error) {
@@ -87,13 +94,14 @@ func TestTakeIsGivenUp(t *testing.T) {
 		return nil, nil, nil
 	})
 	require.NoError(t, err)
+	require.NoError(t, s.nc.Flush())
 	defer withdraw()
 	defer close(end)
 	go func() {
 		<-taking
 		cancel()
 	}()
-	_, _, err = s.Take(ctx, "c", api.Allocation{})
+	_, _, err = peer.Take(ctx, "c", api.Allocation{})
 	requireCode(t, api.Unavailable, err)
 	require.ErrorIs(t, err, context.Canceled)
 }

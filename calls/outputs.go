@@ -34,6 +34,17 @@ func (s *Store) SaveOutput(ctx context.Context, function, call string, output []
 	if err := checkIDs(call); err != nil {
 		return err
 	}
+	if h := s.holding(function, call); h != nil {
+		defer h.mu.Unlock()
+		if !h.over {
+			h.output = &output
+			return nil
+		}
+	}
+	return s.storeOutput(ctx, function, call, output)
+}
+
+func (s *Store) storeOutput(ctx context.Context, function, call string, output []byte) error {
 	if _, err := s.outputs(ctx, function); err != nil {
 		return err
 	}
@@ -47,6 +58,12 @@ func (s *Store) SaveOutput(ctx context.Context, function, call string, output []
 func (s *Store) Output(ctx context.Context, function, call string) ([]byte, error) {
 	if err := checkIDs(call); err != nil {
 		return nil, err
+	}
+	if h := s.holding(function, call); h != nil {
+		defer h.mu.Unlock()
+		if !h.over && h.output != nil {
+			return *h.output, nil
+		}
 	}
 	outputs, err := s.outputs(ctx, function)
 	if err != nil {

@@ -206,9 +206,15 @@ func (d *Delivery) Call() *api.Call { return d.call }
 func (d *Delivery) Extend() error { return d.msg.InProgress() }
 
 // Done removes the call from the queue, for good when it returns nil: its record must be on disk as ended before. It may be called more
-// than once.
+// than once. A call that is held may come again after a power loss.
 func (d *Delivery) Done(ctx context.Context) error {
-	if err := d.msg.DoubleAck(ctx); err != nil && !errors.Is(err, jetstream.ErrMsgAlreadyAckd) {
+	var err error
+	if d.call.Held {
+		err = d.msg.Ack()
+	} else {
+		err = d.msg.DoubleAck(ctx)
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrMsgAlreadyAckd) {
 		return unavailable(err)
 	}
 	d.s.changed(change{Kind: callLeft, Function: d.call.Function, Call: d.call.ID})
@@ -265,7 +271,8 @@ func (s *Store) Consume(ctx context.Context, account string, quota int, deliver 
 		// It is known but where Enqueue was told that it had failed, or the server that did it was not heard.
 		s.changed(change{Kind: callQueued, Function: call.Function, Call: call.ID, Accepted: micros(call.Accepted)})
 		meta, err := msg.Metadata()
-		fresh := err == nil && meta.NumDelivered == 1 && meta.Sequence.Stream > before
+		// An embedded store's consumer is a new one: it does not know what an earlier one has delivered.
+		fresh := err == nil && meta.NumDelivered == 1 && (!s.alone || meta.Sequence.Stream > before)
 		deliver(&Delivery{s: s, call: call, msg: msg, fresh: fresh})
 	}, jetstream.PullMaxMessages(max(quota, 1)), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		s.log.Debug("consuming the queue", "account", account, "error", err)

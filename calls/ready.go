@@ -23,7 +23,9 @@ type readiness struct {
 
 // watchReady follows the announcements of free slots.
 func (s *Store) watchReady() error {
-	s.ready = readiness{seen: map[string]time.Time{}, waiting: map[string][]chan struct{}{}}
+	if s.alone {
+		return nil // tell does
+	}
 	_, err := s.nc.Subscribe(slotReady, func(m *nats.Msg) {
 		var slot api.Slot
 		if err := json.Unmarshal(m.Data, &slot); err != nil {

@@ -23,6 +23,15 @@ func (s *Store) Record(ctx context.Context, function, call string) (api.Record, 
 	if err := checkIDs(function, call); err != nil {
 		return api.Record{}, 0, err
 	}
+	if h := s.holding(function, call); h != nil {
+		defer h.mu.Unlock()
+		if !h.over && h.version == 0 {
+			return api.Record{}, 0, api.Errorf(api.NotFound, "no such call: %s", call)
+		}
+		if !h.over {
+			return h.rec, h.version, nil
+		}
+	}
 	msg, err := s.records.GetLastMsgForSubject(ctx, recordSubject(function, call))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return api.Record{}, 0, api.Errorf(api.NotFound, "no such call: %s", call)
@@ -103,6 +112,14 @@ func (s *Store) SaveRecord(ctx context.Context, rec api.Record, version uint64) 
 	if err := checkIDs(rec.Function, rec.CallID); err != nil {
 		return 0, err
 	}
+	if h := s.holding(rec.Function, rec.CallID); h != nil {
+		defer h.mu.Unlock()
+		return h.save(ctx, s, rec, version)
+	}
+	return s.storeRecord(ctx, rec, version)
+}
+
+func (s *Store) storeRecord(ctx context.Context, rec api.Record, version uint64) (uint64, error) {
 	data, err := json.Marshal(rec)
 	if err != nil {
 		return 0, err
@@ -135,6 +152,17 @@ func (s *Store) Forget(ctx context.Context, rec api.Record) error {
 }
 
 func (s *Store) forget(ctx context.Context, rec api.Record) error {
+	if h := s.holding(rec.Function, rec.CallID); h != nil && !h.over && rec.Code != api.Cancelled {
+		h.over, h.output = true, nil
+		h.mu.Unlock()
+		s.unhold(recordSubject(rec.Function, rec.CallID))
+		return nil
+	} else if h != nil {
+		h.mu.Unlock()
+		if err := s.release(ctx, recordSubject(rec.Function, rec.CallID), h); err != nil {
+			return err
+		}
+	}
 	if err := s.Withdraw(ctx, rec.Account, rec.Function, rec.CallID); err != nil {
 		return err
 	}

@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -14,7 +14,7 @@ import (
 	"github.com/funcd/funcd/api"
 )
 
-// slotSubject is where the free slots of one revision of a function listen, as one queue group: a message reaches exactly one of them.
+// slotSubject is where the servers that hold free slots of one revision of a function listen, as one queue group: a message reaches exactly one.
 func slotSubject(function string, revision uint64) string {
 	return "slot." + function + "." + strconv.FormatUint(revision, 10)
 }
@@ -30,61 +30,140 @@ const (
 	retiredHeader = "Funcd-Retire"   // in place of a call: the slot is to end
 )
 
+// freeSlots is the free slots of one revision of a function whose requests this server holds.
+type freeSlots struct {
+	waiting []*freeSlot        // the one that has waited longest first
+	sub     *nats.Subscription // how the calls of other servers reach them, while there are any; nil on a server that is alone
+}
+
+type freeSlot struct {
+	slot   api.Slot
+	claims chan claim // of room for the only one
+}
+
+// claim is what a slot has waited for.
+type claim struct {
+	assignment *api.Assignment // nil: the slot is to end
+	payload    []byte
+}
+
+func (c claim) answer() (*api.Assignment, []byte, error) {
+	if c.assignment == nil {
+		return nil, nil, api.Errorf(api.Expired, "the slot is not needed any more")
+	}
+	return c.assignment, c.payload, nil
+}
+
 // WaitSlot offers the slot to calls, through any server, until one has claimed it or ctx has ended. It returns the call, to be confirmed by
 // taking it. The error is of code Expired if the slot is to end, and NotFound if no call has claimed it.
 func (s *Store) WaitSlot(ctx context.Context, slot api.Slot) (*api.Assignment, []byte, error) {
 	if err := checkIDs(slot.Function); err != nil {
 		return nil, nil, err
 	}
-	head, err := json.Marshal(slot)
-	if err != nil {
-		return nil, nil, err
-	}
-	// Exactly one of a claim and the end of the wait closes the offer.
-	var closing sync.Once
-	claims := make(chan *nats.Msg, 1)
-	sub, err := s.nc.QueueSubscribe(slotSubject(slot.Function, slot.Revision), slotGroup, func(m *nats.Msg) {
-		answer := &nats.Msg{Header: nats.Header{api.ErrorHeader: []string{string(api.Conflict)}}}
-		closing.Do(func() {
-			claims <- m
-			answer.Header = nats.Header{slotHeader: []string{string(head)}}
-		})
-		if err := m.RespondMsg(answer); err != nil {
-			s.log.Warn("who claims a slot was not answered", "slot", slot.Job, "error", err)
-		}
-	})
-	if err != nil {
-		return nil, nil, unavailable(err)
-	}
-	// NATS gives the next claim to another slot, or says that there is none, as soon as this one has its own.
-	if err := sub.AutoUnsubscribe(1); err != nil {
-		_ = sub.Unsubscribe()
+	own := &freeSlot{slot: slot, claims: make(chan claim, 1)}
+	subject := slotSubject(slot.Function, slot.Revision)
+	if err := s.addSlot(subject, own); err != nil {
 		return nil, nil, unavailable(err)
 	}
 	s.tell(slotReady, slot)
 	select {
-	case claim := <-claims:
-		return readClaim(claim)
+	case c := <-own.claims:
+		return c.answer()
 	case <-ctx.Done():
 	}
-	// A claim that is on its way is refused rather than dropped: whoever has sent it would wait for an answer.
-	_ = sub.Drain()
-	closing.Do(func() { close(claims) })
-	if claim := <-claims; claim != nil {
-		return readClaim(claim)
+	if s.dropSlot(subject, own) {
+		return nil, nil, api.Errorf(api.NotFound, "no call has claimed the slot")
 	}
-	return nil, nil, api.Errorf(api.NotFound, "no call has claimed the slot")
+	return (<-own.claims).answer()
 }
 
-func readClaim(claim *nats.Msg) (*api.Assignment, []byte, error) {
-	if claim.Header.Get(retiredHeader) != "" {
-		return nil, nil, api.Errorf(api.Expired, "the slot is not needed any more")
+func (s *Store) addSlot(subject string, own *freeSlot) error {
+	if s.nc.IsClosed() {
+		return nats.ErrConnectionClosed
 	}
-	var assignment api.Assignment
-	if err := json.Unmarshal([]byte(claim.Header.Get(assignmentHeader)), &assignment); err != nil {
-		return nil, nil, fmt.Errorf("an assignment can't be read: %w", err)
+	s.slotsMu.Lock()
+	defer s.slotsMu.Unlock()
+	free := s.slots[subject]
+	if free == nil {
+		free = &freeSlots{}
+		if !s.alone {
+			var err error
+			if free.sub, err = s.nc.QueueSubscribe(subject, slotGroup, s.claimed); err != nil {
+				return err
+			}
+		}
+		s.slots[subject] = free
 	}
-	return &assignment, claim.Data, nil
+	free.waiting = append(free.waiting, own)
+	return nil
+}
+
+// dropSlot takes back an offer. It returns false if a claim was faster, which the slot has then.
+func (s *Store) dropSlot(subject string, own *freeSlot) bool {
+	s.slotsMu.Lock()
+	defer s.slotsMu.Unlock()
+	free := s.slots[subject]
+	if free == nil {
+		return false
+	}
+	i := slices.Index(free.waiting, own)
+	if i < 0 {
+		return false
+	}
+	s.keepSlots(subject, free, slices.Delete(free.waiting, i, i+1))
+	return true
+}
+
+// takeSlot returns the free slot of this server that has waited longest, or nil. It is the caller's to be sent a claim.
+func (s *Store) takeSlot(subject string) *freeSlot {
+	s.slotsMu.Lock()
+	defer s.slotsMu.Unlock()
+	free := s.slots[subject]
+	if free == nil {
+		return nil
+	}
+	first := free.waiting[0]
+	s.keepSlots(subject, free, free.waiting[1:])
+	return first
+}
+
+// keepSlots has only these wait. s.slotsMu is held.
+func (s *Store) keepSlots(subject string, free *freeSlots, waiting []*freeSlot) {
+	if free.waiting = waiting; len(waiting) > 0 {
+		return
+	}
+	delete(s.slots, subject)
+	if free.sub != nil {
+		// NATS gives the next claim to another server, or says that there is none. What is on its way is still answered.
+		_ = free.sub.Drain()
+	}
+}
+
+// claimed gives another server's claim to a slot of this one.
+func (s *Store) claimed(m *nats.Msg) {
+	answer := &nats.Msg{}
+	c, err := readClaim(m)
+	if err != nil {
+		s.log.Error("a claim of a slot can't be read", "error", err)
+		return
+	}
+	if own := s.takeSlot(m.Subject); own == nil {
+		answer.Header = nats.Header{api.ErrorHeader: []string{string(api.Conflict)}}
+	} else if head, err := json.Marshal(own.slot); err == nil {
+		answer.Header = nats.Header{slotHeader: []string{string(head)}}
+		own.claims <- c
+	}
+	if err := m.RespondMsg(answer); err != nil {
+		s.log.Warn("who claims a slot was not answered", "error", err)
+	}
+}
+
+func readClaim(m *nats.Msg) (claim, error) {
+	if m.Header.Get(retiredHeader) != "" {
+		return claim{}, nil
+	}
+	c := claim{assignment: new(api.Assignment), payload: m.Data}
+	return c, json.Unmarshal([]byte(m.Header.Get(assignmentHeader)), c.assignment)
 }
 
 // ClaimSlot hands the call to a free slot of this revision of its function, which is then to take it. The error is of code NotFound if
@@ -93,15 +172,7 @@ func (s *Store) ClaimSlot(ctx context.Context, revision uint64, assignment *api.
 	if err := checkIDs(assignment.Function); err != nil {
 		return api.Slot{}, err
 	}
-	head, err := json.Marshal(assignment)
-	if err != nil {
-		return api.Slot{}, err
-	}
-	return s.askSlot(ctx, &nats.Msg{
-		Subject: slotSubject(assignment.Function, revision),
-		Header:  nats.Header{assignmentHeader: []string{string(head)}},
-		Data:    payload,
-	})
+	return s.askSlot(ctx, slotSubject(assignment.Function, revision), claim{assignment, payload})
 }
 
 // RetireSlot ends a free slot of this revision of the function, and returns it. The error is of code NotFound if there is none.
@@ -109,14 +180,33 @@ func (s *Store) RetireSlot(ctx context.Context, function string, revision uint64
 	if err := checkIDs(function); err != nil {
 		return api.Slot{}, err
 	}
-	return s.askSlot(ctx, &nats.Msg{
-		Subject: slotSubject(function, revision),
-		Header:  nats.Header{retiredHeader: []string{"true"}},
-	})
+	return s.askSlot(ctx, slotSubject(function, revision), claim{})
 }
 
-// askSlot sends the message to one free slot, and to another if that one was taken in the same moment.
-func (s *Store) askSlot(ctx context.Context, request *nats.Msg) (api.Slot, error) {
+// askSlot gives the claim to one free slot, of this server if it has one. Another server's may have been taken in the same moment: the next
+// is asked.
+func (s *Store) askSlot(ctx context.Context, subject string, c claim) (api.Slot, error) {
+	if err := ctx.Err(); err != nil {
+		return api.Slot{}, unavailable(err)
+	}
+	if own := s.takeSlot(subject); own != nil {
+		own.claims <- c
+		return own.slot, nil
+	}
+	if s.nc.IsClosed() {
+		return api.Slot{}, unavailable(nats.ErrConnectionClosed)
+	}
+	if s.alone {
+		return api.Slot{}, api.Errorf(api.NotFound, "the function has no free slot")
+	}
+	request := &nats.Msg{Subject: subject, Header: nats.Header{retiredHeader: []string{"true"}}}
+	if c.assignment != nil {
+		head, err := json.Marshal(c.assignment)
+		if err != nil {
+			return api.Slot{}, err
+		}
+		request.Header, request.Data = nats.Header{assignmentHeader: []string{string(head)}}, c.payload
+	}
 	for {
 		bounded, cancel := context.WithTimeout(ctx, claimTimeout)
 		answer, err := s.nc.RequestMsgWithContext(bounded, request)
@@ -137,83 +227,4 @@ func (s *Store) askSlot(ctx context.Context, request *nats.Msg) (api.Slot, error
 		}
 		return slot, nil
 	}
-}
-
-// SlotUsed tells who keeps slots that a call has begun, and in which slot, if in any.
-func (s *Store) SlotUsed(use api.Use) { s.tell(slotUsed, use) }
-
-// SlotPressure tells who keeps slots that a call has no place in the cluster.
-func (s *Store) SlotPressure() { s.tell(slotPressure, nil) }
-
-func (s *Store) tell(subject string, v any) {
-	data, err := json.Marshal(v)
-	if err == nil {
-		err = s.nc.Publish(subject, data)
-	}
-	if err != nil {
-		s.log.Warn("who keeps slots was not told", "subject", subject, "error", err)
-	}
-}
-
-// WatchSlots tells what happens to slots on all servers, one at a time and in order, and asks counts for SlotCounts, until stop is called.
-func (s *Store) WatchSlots(ready func(api.Slot), used func(api.Use), pressure func(), counts func(function string) api.SlotCounts) (stop func(), err error) {
-	handle := func(m *nats.Msg) error {
-		switch m.Subject {
-		case slotReady:
-			var slot api.Slot
-			if err := json.Unmarshal(m.Data, &slot); err != nil {
-				return err
-			}
-			ready(slot)
-		case slotUsed:
-			var use api.Use
-			if err := json.Unmarshal(m.Data, &use); err != nil {
-				return err
-			}
-			used(use)
-		case slotPressure:
-			pressure()
-		case slotCounts:
-			answer, err := json.Marshal(counts(string(m.Data)))
-			if err != nil {
-				return err
-			}
-			return m.Respond(answer)
-		}
-		return nil
-	}
-	// One subscription for all: a slot is told to be free before it is told to be used.
-	sub, err := s.nc.Subscribe("slots.*", func(m *nats.Msg) {
-		if err := handle(m); err != nil {
-			s.log.Warn("a message about slots is not understood", "subject", m.Subject, "error", err)
-		}
-	})
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	ended := make(chan struct{})
-	sub.SetClosedHandler(func(string) { close(ended) })
-	return func() {
-		if sub.Unsubscribe() == nil { // else the connection is closed, and the subscription with it
-			<-ended
-		}
-	}, nil
-}
-
-// SlotCounts asks the server that keeps slots how many a function has. The error is of code NotFound if none does.
-func (s *Store) SlotCounts(ctx context.Context, function string) (api.SlotCounts, error) {
-	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
-	defer cancel()
-	m, err := s.nc.RequestWithContext(ctx, slotCounts, []byte(function))
-	if errors.Is(err, nats.ErrNoResponders) {
-		return api.SlotCounts{}, api.Wrap(api.NotFound, err, "no server keeps slots now")
-	}
-	if err != nil {
-		return api.SlotCounts{}, unavailable(err)
-	}
-	var counts api.SlotCounts
-	if err := json.Unmarshal(m.Data, &counts); err != nil {
-		return api.SlotCounts{}, fmt.Errorf("an answer about slots can't be read: %w", err)
-	}
-	return counts, nil
 }

@@ -168,8 +168,9 @@ func TestSlotsOfOthersAreNotClaimed(t *testing.T) {
 func TestRetiredSlotEnds(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, Config{})
+	peer := openPeer(t, s)
 	waiting := waitSlots(t, ending(t), s, "f", 1, 2)
-	first, err := openPeer(t, s).RetireSlot(t.Context(), "f", 1)
+	first, err := peer.RetireSlot(t.Context(), "f", 1)
 	require.NoError(t, err)
 	got := receiveSlot(t, waiting)
 	requireCode(t, api.Expired, got.err)
@@ -183,8 +184,19 @@ func TestRetiredSlotEnds(t *testing.T) {
 // A wait ends at any moment, for instance that of a claim: then either both say that the slot has the call, or neither does.
 func TestWaitThatEndsDuringAClaim(t *testing.T) {
 	t.Parallel()
-	s := openStore(t, Config{})
-	p := openPeer(t, s)
+	t.Run("of the same server", func(t *testing.T) {
+		t.Parallel()
+		s := openStore(t, Config{})
+		endWaitsDuringClaims(t, s, s)
+	})
+	t.Run("of another server", func(t *testing.T) {
+		t.Parallel()
+		s := openStore(t, Config{})
+		endWaitsDuringClaims(t, s, openPeer(t, s))
+	})
+}
+
+func endWaitsDuringClaims(t *testing.T, s, p *Store) {
 	both := 0
 	for i := range 300 {
 		function := fmt.Sprintf("f%d", i)
@@ -213,6 +225,7 @@ func TestWaitThatEndsDuringAClaim(t *testing.T) {
 func TestClaimersWaitEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, Config{})
+	openPeer(t, s)
 	_, err := s.ClaimSlot(canceled(t), 1, &api.Assignment{Function: "f"}, nil)
 	requireCode(t, api.Unavailable, err)
 	_, _, err = s.WaitSlot(canceled(t), slotOf("f", 1, 0))

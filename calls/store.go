@@ -66,6 +66,7 @@ type Store struct {
 	cfg     Config
 	log     *slog.Logger
 	server  *server.Server // nil with Config.URL
+	alone   bool           // no other server has these streams: what it would tell others goes straight to itself
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	records *anchored
@@ -81,6 +82,12 @@ type Store struct {
 	background     sync.WaitGroup
 	stopBackground context.CancelFunc
 	waiters        map[string]map[chan struct{}]struct{}
+	offers         map[string]Take  // by call; those of this server
+	held           map[string]*held // by the record's subject
+
+	slotsMu  sync.Mutex
+	slots    map[string]*freeSlots // by subject; those of this server
+	watchers map[*slotWatcher]bool // of a server that is alone
 }
 
 // Open starts the embedded server, or connects, and makes the streams that are there from the start. It blocks until JetStream answers,
@@ -92,14 +99,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	setDefault(&cfg.OutputBytes, DefaultOutputBytes)
 	setDefault(&cfg.LogBytes, DefaultLogBytes)
 	setDefault(&cfg.Lease, DefaultLease)
-	s := &Store{
-		cfg:     cfg,
-		log:     cfg.Logger.With("component", "calls"),
-		id:      uuid.NewString(),
-		states:  newStates(),
-		streams: map[string]*anchored{},
-		waiters: map[string]map[chan struct{}]struct{}{},
-	}
+	s := newStore(cfg)
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	if err := s.open(ctx); err != nil {
@@ -107,6 +107,22 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+func newStore(cfg Config) *Store {
+	return &Store{
+		cfg:      cfg,
+		log:      cfg.Logger.With("component", "calls"),
+		id:       uuid.NewString(),
+		states:   newStates(),
+		streams:  map[string]*anchored{},
+		waiters:  map[string]map[chan struct{}]struct{}{},
+		offers:   map[string]Take{},
+		held:     map[string]*held{},
+		slots:    map[string]*freeSlots{},
+		watchers: map[*slotWatcher]bool{},
+		ready:    readiness{seen: map[string]time.Time{}, waiting: map[string][]chan struct{}{}},
+	}
 }
 
 func setDefault[T comparable](v *T, value T) {
@@ -122,6 +138,7 @@ func (s *Store) open(ctx context.Context) error {
 		if err := s.startServer(); err != nil {
 			return err
 		}
+		s.alone = true
 		options = append(options, nats.InProcessServer(s.server))
 	}
 	var err error

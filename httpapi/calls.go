@@ -37,21 +37,23 @@ func noSuchFunction(err error) error {
 	return api.Wrap(api.NotFound, err, "no such function")
 }
 
-// submit queues the request as a call.
-func (s *Server) submit(w http.ResponseWriter, r *http.Request) (d *api.Definition, call string, err error) {
+// submission reads what is called, and with what.
+func (s *Server) submission(w http.ResponseWriter, r *http.Request) (d *api.Definition, env []string, payload []byte, err error) {
 	if d, err = s.function(r); err != nil {
-		return nil, "", err
+		return nil, nil, nil, err
 	}
-	payload, err := s.readBody(w, r, s.cfg.MaxBody)
-	if err != nil {
-		return nil, "", err
+	if payload, err = s.readBody(w, r, s.cfg.MaxBody); err != nil {
+		return nil, nil, nil, err
 	}
-	call, err = s.cfg.Calls.Submit(r.Context(), d, cgiEnv(r, len(payload)), payload)
-	return d, call, err
+	return d, cgiEnv(r, len(payload)), payload, nil
 }
 
 func (s *Server) call(w http.ResponseWriter, r *http.Request) error {
-	_, call, err := s.submit(w, r)
+	d, env, payload, err := s.submission(w, r)
+	if err != nil {
+		return err
+	}
+	call, err := s.cfg.Calls.Submit(r.Context(), d, env, payload)
 	if err != nil {
 		return err
 	}
@@ -60,10 +62,15 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) callSync(w http.ResponseWriter, r *http.Request) error {
-	d, call, err := s.submit(w, r)
+	d, env, payload, err := s.submission(w, r)
 	if err != nil {
 		return err
 	}
+	call, release, err := s.cfg.Calls.SubmitSync(r.Context(), d, env, payload)
+	if err != nil {
+		return err
+	}
+	defer release()
 	return s.answer(w, r, d, call, true)
 }
 

@@ -53,6 +53,7 @@ type backend struct {
 	query     api.EventQuery
 	delivered []api.Record
 	cancelled int
+	released  int
 	result    *api.Result
 	reported  []byte
 	images    askedImages
@@ -109,6 +110,15 @@ func (b *backend) Submit(_ context.Context, _ *api.Definition, env []string, pay
 	defer b.mu.Unlock()
 	b.env, b.payload = env, payload
 	return testCall, b.fail["Submit"]
+}
+
+func (b *backend) SubmitSync(ctx context.Context, d *api.Definition, env []string, payload []byte) (string, func(), error) {
+	call, err := b.Submit(ctx, d, env, payload)
+	return call, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.released++
+	}, err
 }
 
 func (b *backend) Output(_ context.Context, _ *api.Definition, call string, wait bool) (api.Record, []byte, error) {

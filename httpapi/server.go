@@ -35,6 +35,8 @@ type Directory interface {
 // Calls is the life of a call, see package scheduler for its errors.
 type Calls interface {
 	Submit(ctx context.Context, d *api.Definition, env []string, payload []byte) (call string, err error)
+	// SubmitSync is Submit for a caller who waits. release is called when the answer was delivered or won't be.
+	SubmitSync(ctx context.Context, d *api.Definition, env []string, payload []byte) (call string, release func(), err error)
 	// Output returns the call's state and its output, with wait after its end. With some errors there is a record too: the call has ended,
 	// and the error is its answer.
 	Output(ctx context.Context, d *api.Definition, call string, wait bool) (rec api.Record, output []byte, err error)

@@ -23,15 +23,18 @@ type fakeStore struct {
 	waiters   map[string]map[chan struct{}]struct{}
 	cancels   []*func(call string)
 	events    []api.Event
+	alone     bool            // calls are held
+	held      map[string]bool // what a crash forgets
 	// before, if set, is called ahead of each operation; its error is the operation's.
 	before func(operation string) error
 }
 
 type queued struct {
-	call     *api.Call
-	latest   *fakeDelivery // nil if it is not delivered
-	from     time.Time     // not to be delivered before
-	extended int
+	call      *api.Call
+	latest    *fakeDelivery // nil if it is not delivered
+	from      time.Time     // not to be delivered before
+	extended  int
+	delivered bool
 }
 
 type fakeRecord struct {
@@ -48,6 +51,7 @@ func newFakeStore() *fakeStore {
 	return &fakeStore{
 		records: map[string]fakeRecord{},
 		outputs: map[string][]byte{},
+		held:    map[string]bool{},
 		offers:  map[string][]*fakeOffer{},
 		waiters: map[string]map[chan struct{}]struct{}{},
 	}
@@ -175,7 +179,8 @@ func (f *fakeStore) next(c *fakeConsumer) Delivery {
 	}
 	for _, q := range f.queue {
 		if q.latest == nil && q.call.Account == c.account && !time.Now().Before(q.from) && delivered < c.quota {
-			q.latest = &fakeDelivery{f: f, q: q}
+			q.latest = &fakeDelivery{f: f, q: q, fresh: !q.delivered}
+			q.delivered = true
 			return q.latest
 		}
 	}
@@ -194,15 +199,16 @@ func (f *fakeStore) redeliver(call string) *fakeDelivery {
 }
 
 type fakeDelivery struct {
-	f    *fakeStore
-	q    *queued
-	done bool
+	f     *fakeStore
+	q     *queued
+	done  bool
+	fresh bool
 }
 
 func (d *fakeDelivery) Call() *api.Call { return d.q.call }
 
 // Fresh is never so: nothing may depend on it but the cost of a second look.
-func (d *fakeDelivery) Fresh() bool { return false }
+func (d *fakeDelivery) Fresh() bool { return d.fresh }
 
 func (d *fakeDelivery) Extend() error {
 	if err := d.f.begin("Extend"); err != nil {

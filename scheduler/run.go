@@ -150,6 +150,9 @@ func (r *run) execute(ctx context.Context) error {
 		if api.CodeOf(err) == api.NotFound {
 			return r.leave(ctx)
 		}
+		if err == nil && r.call.Held {
+			return r.endHeld(ctx)
+		}
 	}
 	if err != nil && api.CodeOf(err) != api.NotFound {
 		return err
@@ -186,6 +189,18 @@ func (r *run) execute(ctx context.Context) error {
 		}
 	}
 	return r.await(ctx, ended)
+}
+
+// endHeld ends a call that was held by a server that has died: its caller has gone with it, and whether it has run was not written down.
+func (r *run) endHeld(ctx context.Context) error {
+	last, err := r.s.cfg.Messages.LastEvent(ctx, r.call.Function, r.call.ID)
+	switch {
+	case err == nil && api.State(last.Event).Ended():
+		return r.leave(ctx) // it was answered
+	case err != nil && api.CodeOf(err) != api.NotFound:
+		return err
+	}
+	return r.end(ctx, api.CallFailed, "funcd was stopped while its caller waited: whether it has run is not known")
 }
 
 // load reads what is stored of the call, and returns it. If nothing is, the error is of code NotFound and the record a new one.

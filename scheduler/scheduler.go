@@ -48,6 +48,9 @@ type Records interface {
 	Record(ctx context.Context, function, call string) (rec api.Record, version uint64, err error)
 	// SaveRecord stores rec if version is still the stored one's, 0 for none; else the error is of code Conflict.
 	SaveRecord(ctx context.Context, rec api.Record, version uint64) (uint64, error)
+	// Hold keeps what is saved of a call that is not queued yet in memory, until release stores it or Forget drops it. ok is false where
+	// nothing is ever held.
+	Hold(function, call string) (release func(context.Context) error, ok bool)
 	SaveOutput(ctx context.Context, function, call string, output []byte) error
 	Output(ctx context.Context, function, call string) ([]byte, error)
 	// Forget removes all that is kept of an ended call.
@@ -68,6 +71,8 @@ type Messages interface {
 	WatchCancels(cancelled func(call string)) (stop func(), err error)
 	// Log adds events to the function's log without waiting.
 	Log(ctx context.Context, function string, events ...api.Event)
+	// LastEvent returns the latest event of a call, or an error of code NotFound or Unavailable.
+	LastEvent(ctx context.Context, function, call string) (api.Event, error)
 }
 
 // Slots is how calls find containers that were started ahead of them, on any server. Its errors are of code NotFound and Unavailable.
@@ -145,9 +150,10 @@ type Scheduler struct {
 	serving   sync.Mutex // held while an account's consumer is made, and before mu
 	mu        sync.Mutex
 	stopped   bool
-	consumers map[string]func() // stop functions by account
-	owned     map[string]*run   // by call
-	unwatch   func()            // ends the watch for cancelled calls; guarded by serving
+	consumers map[string]func()    // stop functions by account
+	owned     map[string]*run      // by call
+	waited    map[string]*api.Call // those that are held, by id
+	unwatch   func()               // ends the watch for cancelled calls; guarded by serving
 }
 
 // New returns a scheduler that executes no calls yet.
@@ -160,6 +166,7 @@ func New(cfg Config) *Scheduler {
 		cancel:    cancel,
 		consumers: map[string]func(){},
 		owned:     map[string]*run{},
+		waited:    map[string]*api.Call{},
 	}
 }
 

@@ -11,7 +11,12 @@ import (
 
 // Submit queues a call of the function and returns its id. The call is on disk then. The error is of code Unavailable.
 func (s *Scheduler) Submit(ctx context.Context, d *api.Definition, env []string, payload []byte) (string, error) {
-	call := &api.Call{
+	call := newCall(d, env, payload)
+	return call.ID, s.enqueue(ctx, call)
+}
+
+func newCall(d *api.Definition, env []string, payload []byte) *api.Call {
+	return &api.Call{
 		ID:       uuid.NewString(),
 		Function: d.ID,
 		Name:     d.Function.Name,
@@ -20,17 +25,55 @@ func (s *Scheduler) Submit(ctx context.Context, d *api.Definition, env []string,
 		Env:      env,
 		Payload:  payload,
 	}
-	if err := s.Serve(ctx, d.Account); err != nil {
-		return "", err
+}
+
+func (s *Scheduler) enqueue(ctx context.Context, call *api.Call) error {
+	if err := s.Serve(ctx, call.Account); err != nil {
+		return err
 	}
 	// The events go first, so that the call's next one, which may come at once from another server, stands after them.
-	s.event(ctx, d.ID, api.Event{CallID: call.ID, Event: api.Called, ShortStdin: api.Short(payload)})
-	s.event(ctx, d.ID, api.Event{CallID: call.ID, Event: string(api.Pending)})
-	if err := s.cfg.Queue.Enqueue(ctx, call); err != nil {
-		s.event(ctx, d.ID, api.Event{CallID: call.ID, Event: string(api.Failed), Message: "not accepted: " + api.MessageOf(err)})
-		return "", err
+	s.event(ctx, call.Function, api.Event{CallID: call.ID, Event: api.Called, ShortStdin: api.Short(call.Payload)})
+	s.event(ctx, call.Function, api.Event{CallID: call.ID, Event: string(api.Pending)})
+	err := s.cfg.Queue.Enqueue(ctx, call)
+	if err != nil {
+		s.event(ctx, call.Function, api.Event{CallID: call.ID, Event: string(api.Failed), Message: "not accepted: " + api.MessageOf(err)})
 	}
-	return call.ID, nil
+	return err
+}
+
+// holdTime is how long what is known of a call that its caller waits for is held in memory.
+const holdTime = time.Second
+
+// SubmitSync is Submit for a caller who waits for the answer. release must be called when the answer was delivered or won't be, once or more: a
+// call that takes longer than holdTime, or whose answer was not delivered, is on disk from then on.
+func (s *Scheduler) SubmitSync(ctx context.Context, d *api.Definition, env []string, payload []byte) (id string, release func(), err error) {
+	call := newCall(d, env, payload)
+	store, held := s.cfg.Records.Hold(call.Function, call.ID)
+	if !held {
+		return call.ID, func() {}, s.enqueue(ctx, call)
+	}
+	call.Held = true
+	s.mu.Lock()
+	s.waited[call.ID] = call
+	s.mu.Unlock()
+	stored := func() {
+		if err := store(context.WithoutCancel(ctx)); err != nil {
+			s.log.Warn("what is known of a call is not stored", "call", call.ID, "error", err)
+		}
+	}
+	timer := time.AfterFunc(holdTime, stored)
+	release = func() {
+		timer.Stop()
+		s.mu.Lock()
+		delete(s.waited, call.ID)
+		s.mu.Unlock()
+		stored()
+	}
+	if err := s.enqueue(ctx, call); err != nil {
+		release()
+		return "", release, err
+	}
+	return call.ID, release, nil
 }
 
 // SlotCounts returns how many containers of the function wait for a call, and how many are to. The error is of code NotFound while no
@@ -84,6 +127,12 @@ func (s *Scheduler) lookup(ctx context.Context, d *api.Definition, call string) 
 	}
 	if api.CodeOf(err) != api.NotFound {
 		return rec, err
+	}
+	s.mu.Lock()
+	waited := s.waited[call]
+	s.mu.Unlock()
+	if waited != nil && waited.Function == d.ID {
+		return pendingRecord(waited), nil
 	}
 	queued, err := s.cfg.Queue.Queued(ctx, d.Account, d.ID, call)
 	if err == nil {

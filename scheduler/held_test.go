@@ -1,0 +1,114 @@
+package scheduler
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/funcd/funcd/api"
+)
+
+// held submits a call whose caller waits, and has a container take it.
+func (k *stack) held() (call string, release func()) {
+	k.t.Helper()
+	k.store.alone = true
+	call, release, err := k.s.SubmitSync(k.t.Context(), k.d, nil, []byte("in"))
+	require.NoError(k.t, err)
+	synctest.Wait()
+	_, err = k.take(1, call)
+	require.NoError(k.t, err)
+	return call, release
+}
+
+// onDisk tells whether a crash would leave what is known of the call.
+func (k *stack) onDisk(call string) bool {
+	k.store.mu.Lock()
+	defer k.store.mu.Unlock()
+	return !k.store.held[key(k.d.ID, call)]
+}
+
+func TestWhatIsKnownOfASynchronousCallIsHeld(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		call, release := k.held()
+		require.False(t, k.onDisk(call))
+		rec, _, err := k.s.Output(t.Context(), k.d, call, false)
+		require.NoError(t, err)
+		require.Equal(t, api.Running, rec.State)
+		require.NoError(t, k.report(1, call, 0, "out"))
+		require.False(t, k.onDisk(call))
+		rec, output, err := k.s.Output(t.Context(), k.d, call, true)
+		require.NoError(t, err)
+		require.Equal(t, "out", string(output))
+		require.NoError(t, k.s.Delivered(t.Context(), rec))
+		release()
+		require.Empty(t, k.waiting())
+		require.Equal(t, []string{"CALL", "PENDING", "RUNNING", "FINISHED"}, k.events(call))
+	})
+}
+
+func TestACallThatTakesLongerIsWrittenDown(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		call, release := k.held()
+		time.Sleep(holdTime)
+		synctest.Wait()
+		require.True(t, k.onDisk(call))
+		k.store.crash()
+		k.restart()
+		require.NoError(t, k.report(1, call, 0, "out"), "it is adopted")
+		k.requireFinished(call, "out")
+		release()
+	})
+}
+
+func TestAnAnswerThatIsNotDeliveredIsWrittenDown(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		call, release := k.held()
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, _, err := k.s.Output(gone, k.d, call, true)
+		requireCode(t, api.Unavailable, err)
+		release()
+		release()
+		require.True(t, k.onDisk(call))
+		require.NoError(t, k.report(1, call, 0, "out"))
+		k.requireFinished(call, "out")
+	})
+}
+
+// Whether its process has started is not known: it is not started again.
+func TestAHeldCallOfAServerThatHasDiedFails(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		call, _ := k.held()
+		k.store.crash()
+		k.restart()
+		k.requireFailed(call, api.CallFailed, "funcd was stopped while its caller waited: whether it has run is not known")
+		requireCode(t, api.Expired, k.report(1, call, 0, "out"))
+		require.Len(t, k.dispatched(), 1)
+	})
+}
+
+// The queue may hold a call for a moment longer than its caller waits.
+func TestAHeldCallThatWasAnsweredHasNoOtherEnd(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		call, _ := k.held()
+		k.s.event(t.Context(), k.d.ID, api.Event{CallID: call, Event: string(api.Finished)})
+		k.store.crash()
+		k.restart()
+		require.Empty(t, k.waiting())
+		require.Equal(t, []string{"CALL", "PENDING", "RUNNING", "FINISHED"}, k.events(call))
+	})
+}
+
+func TestNothingIsHeldBesideOtherServers(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		call, release, err := k.s.SubmitSync(t.Context(), k.d, nil, nil)
+		require.NoError(t, err)
+		release()
+		synctest.Wait()
+		require.False(t, k.store.queue[0].call.Held)
+		require.Equal(t, []string{call}, k.waiting())
+	})
+}
