@@ -272,14 +272,8 @@ func (c *Config) validate() error {
 }
 
 func (h *HostConfig) validate() error {
-	for _, link := range h.Links {
-		name, alias, ok := strings.Cut(link, ":")
-		if !ok {
-			alias = name
-		}
-		if !linkNameFormat.MatchString(name) || !linkNameFormat.MatchString(alias) {
-			return Errorf(Invalid, "HostConfig.Links: %.300q must be of the form name:alias", link)
-		}
+	if err := h.validateLinks(); err != nil {
+		return err
 	}
 	for _, volume := range h.VolumesFrom {
 		name, mode, ok := strings.Cut(volume, ":")

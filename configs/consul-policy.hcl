@@ -12,3 +12,12 @@ session_prefix "" {
 service "funcd" {
   policy = "write"
 }
+
+# Links find services by their names.
+service_prefix "" {
+  policy = "read"
+}
+
+node_prefix "" {
+  policy = "read"
+}

@@ -50,6 +50,7 @@ func newFake(t *testing.T) *fake {
 	mux.HandleFunc("PUT /v1/agent/service/register", f.register)
 	mux.HandleFunc("PUT /v1/agent/service/deregister/{id}", f.service)
 	mux.HandleFunc("GET /v1/agent/service/{id}", f.service)
+	mux.HandleFunc("GET /v1/health/service/{name}", f.health)
 	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
 		f.requests = append(f.requests, r.Method+" "+r.URL.Path)
@@ -286,4 +287,24 @@ func (f *fake) service(w http.ResponseWriter, r *http.Request) {
 	default:
 		_ = json.NewEncoder(w).Encode(consul.AgentService{ID: s.ID, Service: s.Name, Address: s.Address, Port: s.Port, Tags: s.Tags})
 	}
+}
+
+func (f *fake) health(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	entries := []*consul.ServiceEntry{}
+	for _, s := range f.services {
+		if s.Name != r.PathValue("name") {
+			continue
+		}
+		e := &consul.ServiceEntry{
+			Node:    &consul.Node{Address: "127.0.0.1"},
+			Service: &consul.AgentService{ID: s.ID, Service: s.Name, Address: s.Address, Port: s.Port, Tags: s.Tags, Meta: s.Meta},
+		}
+		if s.Check != nil {
+			e.Checks = consul.HealthChecks{{Status: s.Check.Status}}
+		}
+		entries = append(entries, e)
+	}
+	_ = json.NewEncoder(w).Encode(entries)
 }

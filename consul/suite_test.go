@@ -82,6 +82,7 @@ func testBackend(t *testing.T, connect func(t *testing.T, prefix string) *Client
 		"credentials":                     testCredentials,
 		"credentials of two servers":      testCredentialsCache,
 		"service":                         testService,
+		"endpoints":                       testEndpoints,
 		"one leader":                      testLeader,
 		"leader loses its session":        testLeaderLost,
 		"leader again after its end":      testLeaderAgain,

@@ -89,7 +89,7 @@ const (
 // The keys of the job's meta. None of them is a secret: the UUID of a function is one and is nowhere in the job.
 const (
 	MetaFunction = "funcd_function" // the internal id
-	MetaAccount  = "funcd_account"
+	MetaAccount  = api.ServiceAccount
 	MetaName     = "funcd_name"
 	MetaRevision = "funcd_revision"
 	MetaCall     = "call" // of a dispatch for a call: the call's id
@@ -188,6 +188,7 @@ func Render(d *api.Definition, o Options) (*nomad.Job, error) {
 	if err := publish(d, group, task, o); err != nil {
 		return nil, err
 	}
+	link(d, task)
 	group.AddTask(task)
 	job.AddTaskGroup(group)
 	return job, nil

@@ -78,7 +78,10 @@ func start(cfg Config, a *api.Assignment, payload []byte) (*process, error) {
 	if len(a.Command) == 0 {
 		return nil, errors.New("no command: neither the function nor its image names one")
 	}
-	env := merge(cfg.Environ, a.Env)
+	if err := writeHosts(hostsFile, a); err != nil {
+		return nil, err
+	}
+	env := merge(merge(a.LinkEnv, cfg.Environ), a.Env)
 	// LookPath reads the process's own PATH. As in Docker, it is the container's, the function's own included.
 	path := ""
 	for _, variable := range env {

@@ -32,6 +32,7 @@ type stack struct {
 	cluster   *fakeCluster
 	slots     *fakeSlots
 	functions *fakeFunctions
+	services  *fakeServices
 	d         *api.Definition
 	s         *Scheduler
 }
@@ -62,7 +63,7 @@ func testFunction() api.Definition {
 }
 
 func newStack(t *testing.T) *stack {
-	k := &stack{t: t, store: newFakeStore(), cluster: newFakeCluster(), slots: newFakeSlots(), functions: &fakeFunctions{d: testFunction()}}
+	k := &stack{t: t, store: newFakeStore(), cluster: newFakeCluster(), slots: newFakeSlots(), functions: &fakeFunctions{d: testFunction()}, services: &fakeServices{}}
 	k.d = &k.functions.d
 	k.s = k.server()
 	return k
@@ -71,7 +72,7 @@ func newStack(t *testing.T) *stack {
 // server returns one more scheduler of the stack, stopped with the test.
 func (k *stack) server() *Scheduler {
 	s := New(Config{
-		Queue: k.store, Records: k.store, Messages: k.store, Slots: k.slots, Cluster: k.cluster, Functions: k.functions,
+		Queue: k.store, Records: k.store, Messages: k.store, Slots: k.slots, Cluster: k.cluster, Functions: k.functions, Services: k.services,
 		Quota: testQuota, Lease: testLease, MaxKillTimeout: 30 * time.Second, MaxOutput: testOutput, Starts: testStarts,
 		Warm:   Warm{Function: 5, Account: 8, Total: 12, Idle: 5 * time.Minute},
 		Logger: slog.New(slog.DiscardHandler),

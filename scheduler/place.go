@@ -9,6 +9,9 @@ import (
 
 // place finds the call a container: a slot that waits, or one that is started for it. started tells that one may have been started before.
 func (r *run) place(ctx context.Context, started bool) error {
+	if err := r.link(ctx); err != nil {
+		return err
+	}
 	if !started {
 		if ok, err := r.findSlot(ctx); ok || err != nil {
 			return err

@@ -28,11 +28,13 @@ type run struct {
 	job     string   // of the container that the call is meant for, empty while there is none
 	slot    bool     // job is that of a slot, which has the payload already
 	claimed string   // the slot's allocation
+	links   links    // as they were resolved last
 	d       Delivery // the latest, if the lease ended although this server was there
 	rec     api.Record
 	version uint64        // of rec in the store, 0 for one that is not stored
 	taken   chan struct{} // closed when a container has the call
 
+	unlinked chan error    // holds why the call can't have its links
 	replaced chan struct{} // holds a value when Nomad has started another container in place of the one that has the call
 }
 
@@ -45,6 +47,7 @@ func newRun(s *Scheduler, d Delivery) *run {
 		log:   s.log.With("call", call.ID, "function", call.Function, "account", call.Account),
 		taken: make(chan struct{}),
 
+		unlinked: make(chan error, 1),
 		replaced: make(chan struct{}, 1),
 	}
 	r.wanted, r.unwanted = context.WithCancel(s.ctx)
@@ -253,6 +256,8 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 		case <-r.replaced:
 			// It may have started the function, so the new one must not.
 			return r.abandon(ctx, api.CallFailed, "the container of the call is gone, Nomad has started another in its place")
+		case err := <-r.unlinked:
+			return r.abandon(ctx, api.CallFailed, api.MessageOf(err))
 		case <-deadline:
 			return r.abandon(ctx, api.CallTimeout, r.timeoutMessage())
 		case <-watch.C:
@@ -348,7 +353,11 @@ func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignm
 		return nil, nil, api.Errorf(api.Forbidden, "the call is of another function")
 	}
 	if r.rec.State == api.Running && has(&r.rec, &allocation) {
-		return r.assignment(), r.payload(), nil // its first answer was lost
+		// Its first answer was lost.
+		if err := r.relink(ctx); err != nil {
+			return nil, nil, err
+		}
+		return r.assignment(), r.payload(), nil
 	}
 	if r.rec.State == api.Running && r.rec.Allocation == allocation.ID {
 		r.replace()
@@ -361,6 +370,9 @@ func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignm
 	}
 	if r.slot && !allocation.Slot {
 		return nil, nil, api.Errorf(api.NotFound, "the call is not offered yet")
+	}
+	if err := r.relink(ctx); err != nil {
+		return nil, nil, err
 	}
 	rec := r.rec
 	rec.State, rec.Message = api.Running, ""
@@ -431,6 +443,8 @@ func (r *run) assignment() *api.Assignment {
 		Timeout:    timeout,
 		StopSignal: int(signal),
 		KillAfter:  killAfter,
+		LinkEnv:    r.links.env,
+		Hosts:      r.links.hosts,
 		MaxOutput:  r.s.cfg.MaxOutput,
 		Calls:      calls,
 	}

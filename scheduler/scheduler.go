@@ -128,6 +128,7 @@ type Config struct {
 	Slots     Slots
 	Cluster   Cluster
 	Functions Functions
+	Services  Services
 
 	Quota          int           // calls of one account that are being executed at once
 	Lease          time.Duration // how long the queue leaves a call with a server that does not extend it

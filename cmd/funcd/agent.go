@@ -226,6 +226,7 @@ func (a *agent) Start(ctx context.Context) error {
 		Slots:          a.store,
 		Cluster:        a.nomad,
 		Functions:      a.functions,
+		Services:       a.consul,
 		Quota:          s.Quota,
 		Lease:          s.lease,
 		MaxKillTimeout: s.maxKillTimeout,

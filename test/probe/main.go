@@ -9,6 +9,8 @@
 //	hold SECONDS     do nothing for the seconds, whatever signal comes
 //	leave            print the name of the host, the own pid and what is in /tmp, in a line, and leave a file there
 //	listen PORT      answer each line that comes to the port, over TCP or UDP, with the protocol and the name of the host, until one says "end"
+//	dial PORT        send a line to the port of the host that standard input names, and print the answer
+//	hosts            print /etc/hosts
 //	interfaces       print the network interfaces and their IPv4 addresses, a line each
 //	files            print the file descriptors that it was started with and what they are, a line each
 package main
@@ -42,6 +44,8 @@ var commands = map[string]func(n int, stdin io.Reader, stdout, stderr io.Writer)
 	"files":      files,
 	"listen":     listen,
 	"interfaces": interfaces,
+	"dial":       dial,
+	"hosts":      hosts,
 }
 
 // status is an error that is to be the exit status and nothing else.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 )
 
@@ -95,4 +96,30 @@ func interfaces(_ int, _ io.Reader, stdout, _ io.Writer) error {
 		fmt.Fprintln(stdout, strings.Join(words, " "))
 	}
 	return nil
+}
+
+func dial(port int, stdin io.Reader, stdout, _ io.Writer) error {
+	host, err := io.ReadAll(stdin)
+	if err != nil {
+		return err
+	}
+	conn, err := net.Dial("tcp", net.JoinHostPort(string(host), strconv.Itoa(port)))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintln(conn, "hello"); err != nil {
+		return err
+	}
+	_, err = io.Copy(stdout, conn)
+	return err
+}
+
+func hosts(_ int, _ io.Reader, stdout, _ io.Writer) error {
+	text, err := os.ReadFile("/etc/hosts")
+	if err != nil {
+		return err
+	}
+	_, err = stdout.Write(text)
+	return err
 }
