@@ -164,7 +164,7 @@ func TestClientPullImage(t *testing.T) {
 				got = append(got, m)
 				return nil
 			}))
-			require.Equal(t, []PullMessage{{ID: "node", Status: "Pulling"}, {Status: "1 of 2", ProgressDetail: &PullProgress{1, 2}}}, got)
+			require.Equal(t, []PullMessage{{ID: "node", Status: "Pulling"}, {Status: "1 of 2", ProgressDetail: &PullProgress{Current: 1, Total: 2}}}, got)
 		})
 	}
 	require.Equal(t, Invalid, CodeOf(serve(t, nil).PullImage(t.Context(), "No Image", nil, nil)))

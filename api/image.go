@@ -24,3 +24,28 @@ type ImageConfig struct {
 	Labels       map[string]string
 	StopSignal   string `json:",omitempty"`
 }
+
+// ImagePull is an image that every node of a cluster is to pull.
+type ImagePull struct {
+	Account string
+	Ref     string        // with a tag or a digest, as Docker reads it
+	Login   *RegistryAuth // a username and a password; nil for what the nodes have themselves
+}
+
+// PullState is how far a cluster is with an image.
+type PullState struct {
+	Nodes   []NodePull // by name
+	Waiting int        // nodes that have no room yet for the container that pulls
+	Reason  string     // why they have none
+}
+
+// NodePull is how far a node is with an image.
+type NodePull struct {
+	ID     string
+	Node   string // its name
+	Status string // in Docker's words where it has some
+	Ended  bool
+	// With Ended, why the node has not got the image. Code is empty if it has.
+	Code    Code
+	Message string
+}

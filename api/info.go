@@ -38,8 +38,9 @@ type PullMessage struct {
 
 // PullProgress counts the nodes that have the image.
 type PullProgress struct {
-	Current int64 `json:"current"`
-	Total   int64 `json:"total"`
+	Current int64  `json:"current"`
+	Total   int64  `json:"total"`
+	Units   string `json:"units,omitempty"` // "nodes"
 }
 
 // PullError is Docker's form of an error in a stream.

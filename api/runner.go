@@ -35,6 +35,9 @@ const RunnerHeader = "Funcd-Runner"
 // MaxRunner bounds RunnerHeader's value, in bytes.
 const MaxRunner = 64
 
+// RunnerNothing is the argument with which a runner does nothing and ends at once: its container was only to have its image pulled.
+const RunnerNothing = "--nothing"
+
 // RunnerIdentity is the name and the audience of the Nomad workload identity that proves a runner's allocation.
 const RunnerIdentity = "funcd"
 

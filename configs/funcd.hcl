@@ -36,6 +36,10 @@ limits {
   # How long the calls of a server that is not heard of stay with it, before another one takes them over. With the embedded store there is
   # no other: a server that starts takes up its own calls at once.
   call_lease = "20s"
+
+  # Images that one account has the cluster pull at once, on one server, and how long a pull may take.
+  pulls     = 3
+  pull_time = "10m"
 }
 
 # Containers that are started ahead of calls, each for one call unless the function asks for funcd.reuse. A function gets as many as its label
@@ -96,6 +100,11 @@ nomad {
 
   # The host_network of the clients on whose address ports are published. One with several addresses on a node has a fixed port once for each.
   # host_network = "default"
+
+  # Whether the clients are given the login for a registry with which an account pulls: the one that comes with POST /images/create, or that of a
+  # registry block below. It goes through a Nomad Variable, which is encrypted, and which the tasks of the one job may read; no job shows it.
+  # Without, clients pull with the logins in their own docker plugin's configuration alone.
+  variables = true
 }
 
 # Where calls are kept. Without a URL: in a NATS JetStream server inside funcd, which opens no port and syncs every call to the disk.

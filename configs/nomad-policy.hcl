@@ -3,6 +3,13 @@
 namespace "default" {
   # list-jobs, read-job: what has become of calls. submit-job, dispatch-job: functions and their calls, and their end.
   capabilities = ["list-jobs", "read-job", "submit-job", "dispatch-job"]
+
+  # Logins for registries on their way to the clients, with nomad.variables in funcd's configuration. They are not read back.
+  variables {
+    path "nomad/jobs/funcd-pull-*" {
+      capabilities = ["list", "write", "destroy"]
+    }
+  }
 }
 
 # What the cluster has for functions, for /info.

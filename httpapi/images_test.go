@@ -1,9 +1,16 @@
 package httpapi
 
 import (
+	"bufio"
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +23,7 @@ import (
 type askedImages struct {
 	account, ref string
 	auth         *api.RegistryAuth
+	tag          string
 }
 
 const (
@@ -31,6 +39,32 @@ func (b *backend) Inspect(_ context.Context, account, ref string, auth *api.Regi
 		return api.ImageInspect{}, api.Errorf(api.NotFound, "No such image: %s", ref)
 	}
 	return api.ImageInspect{ID: testDigest, RepoTags: []string{ref}, RepoDigests: []string{}, OS: "linux"}, b.fail["Inspect"]
+}
+
+// Pull tells of two nodes and fails as Pull, or before as Parameters. It hangs after its first message while Hang has an error.
+func (b *backend) Pull(ctx context.Context, account, image, tag string, auth *api.RegistryAuth, yield func(api.PullMessage) error) error {
+	b.mu.Lock()
+	b.images = askedImages{account: account, ref: image, tag: tag, auth: auth}
+	fail := maps.Clone(b.fail)
+	b.mu.Unlock()
+	if err := fail["Parameters"]; err != nil {
+		return err
+	}
+	if err := yield(api.PullMessage{Status: "Pulling from library/" + image, ID: tag}); err != nil {
+		return err
+	}
+	if fail["Hang"] != nil {
+		<-ctx.Done()
+		b.pulled <- ctx.Err()
+		return ctx.Err()
+	}
+	for i, node := range []string{"a", "b"} {
+		m := api.PullMessage{ID: node, Status: "Pull complete", ProgressDetail: &api.PullProgress{Current: int64(i + 1), Total: 2, Units: "nodes"}}
+		if err := yield(m); err != nil {
+			return err
+		}
+	}
+	return fail["Pull"]
 }
 
 func (b *backend) Info(_ context.Context, account string) (api.Info, error) {
@@ -131,4 +165,115 @@ func TestInfo(t *testing.T) {
 	resp, body := ask(t, server, "GET", "/v1.23/info", nil)
 	require.Equal(t, 503, resp.StatusCode)
 	require.Equal(t, "Nomad does not answer\n", body)
+}
+
+func TestPullImage(t *testing.T) {
+	t.Parallel()
+	b := newBackend()
+	server := serve(t, testConfig(b))
+	for _, prefix := range []string{"", "/v1.23"} {
+		resp, body := ask(t, server, "POST", prefix+"/images/create?fromImage=busybox&tag=1", nil,
+			"X-Registry-Auth", "eyJ1c2VybmFtZSI6Im1lIiwicGFzc3dvcmQiOiJzZWNyZXQifQ==")
+		require.Equal(t, 200, resp.StatusCode)
+		require.Equal(t, "application/json", resp.Header.Get("Content-Type"))
+		require.Equal(t, `{"id":"1","status":"Pulling from library/busybox"}
+{"id":"a","status":"Pull complete","progressDetail":{"current":1,"total":2,"units":"nodes"}}
+{"id":"b","status":"Pull complete","progressDetail":{"current":2,"total":2,"units":"nodes"}}
+`, body)
+		require.Equal(t, askedImages{"default", "busybox", &api.RegistryAuth{Username: "me", Password: "secret"}, "1"}, b.images)
+	}
+	b.fail["Pull"] = api.Errorf(api.NotFound, "no such image: busybox")
+	resp, body := ask(t, server, "POST", "/images/create?fromImage=busybox&tag=1", nil)
+	require.Equal(t, 200, resp.StatusCode)
+	lines := strings.Split(strings.TrimSpace(body), "\n")
+	require.Len(t, lines, 4)
+	require.Equal(t, `{"error":"no such image: busybox","errorDetail":{"code":404,"message":"no such image: busybox"}}`, lines[3])
+
+	b.fail["Pull"] = errors.New("a secret of the inside")
+	_, body = ask(t, server, "POST", "/images/create?fromImage=busybox&tag=1", nil)
+	require.Contains(t, body, `{"error":"internal error","errorDetail":{"code":500,"message":"internal error"}}`)
+	require.NotContains(t, body, "secret")
+}
+
+// The Go client's own words for it.
+func TestPullImageWithTheClient(t *testing.T) {
+	t.Parallel()
+	b := newBackend()
+	client, err := api.NewClient(api.ClientConfig{Address: serve(t, testConfig(b)).URL})
+	require.NoError(t, err)
+	var got []string
+	yield := func(m api.PullMessage) error {
+		got = append(got, m.ID+" "+m.Status)
+		return nil
+	}
+	auth := &api.RegistryAuth{Username: "me", Password: "secret"}
+	require.NoError(t, client.PullImage(t.Context(), "r.example:5000/app", auth, yield))
+	require.Equal(t, []string{"latest Pulling from library/r.example:5000/app", "a Pull complete", "b Pull complete"}, got)
+	require.Equal(t, askedImages{"default", "r.example:5000/app", auth, "latest"}, b.images)
+	b.fail["Pull"] = api.Errorf(api.Forbidden, "access denied")
+	err = client.PullImage(t.Context(), "app", nil, yield)
+	require.Equal(t, api.Forbidden, api.CodeOf(err))
+	require.Equal(t, "access denied", api.MessageOf(err))
+}
+
+func TestPullImageErrors(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		query  string
+		header []string
+		fail   error
+		status int
+		answer string
+	}{
+		"a wrong parameter": {"?fromImage=A", nil, api.Errorf(api.Invalid, "fromImage:"), 400, "fromImage:\n"},
+		"without Nomad":     {"?fromImage=a", nil, api.Errorf(api.Unavailable, "Nomad does not answer"), 503, "Nomad does not answer\n"},
+		"no credentials":    {"?fromImage=a", []string{"X-Registry-Auth", "secret!"}, nil, 400, "X-Registry-Auth: must be base64 of a JSON object\n"},
+		"an import":         {"?fromSrc=-&repo=a", nil, nil, 400, "fromSrc: images can't be imported, only pulled with fromImage\n"},
+	} {
+		b := newBackend()
+		b.fail["Parameters"] = c.fail
+		resp, body := ask(t, serve(t, testConfig(b)), "POST", "/images/create"+c.query, nil, c.header...)
+		require.Equal(t, c.status, resp.StatusCode, "%s: %s", name, body)
+		require.Equal(t, c.answer, body, name)
+	}
+	resp, _ := ask(t, serve(t, testConfig(newBackend())), "GET", "/images/create", nil)
+	require.Equal(t, 405, resp.StatusCode)
+}
+
+func TestPullEndsWithItsClient(t *testing.T) {
+	t.Parallel()
+	b := newBackend()
+	b.fail["Hang"], b.pulled = errors.New("hang"), make(chan error, 1)
+	server := serve(t, testConfig(b))
+	ctx, cancel := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, server.URL+"/images/create?fromImage=a", nil)
+	require.NoError(t, err)
+	resp, err := server.Client().Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	line, err := bufio.NewReader(resp.Body).ReadString('\n')
+	require.NoError(t, err)
+	require.Contains(t, line, "Pulling", "the first line comes at once")
+	cancel()
+	require.ErrorIs(t, <-b.pulled, context.Canceled)
+}
+
+// A client that waits is told why its pull ends.
+func TestPullEndsWithTheServer(t *testing.T) {
+	t.Parallel()
+	b := newBackend()
+	b.fail["Hang"], b.pulled = errors.New("hang"), make(chan error, 1)
+	base, stop := context.WithCancelCause(t.Context())
+	server := httptest.NewUnstartedServer(New(testConfig(b)).Handler(true))
+	server.Config.BaseContext = func(net.Listener) context.Context { return base }
+	server.Start()
+	t.Cleanup(server.Close)
+	answered := make(chan string, 1)
+	go func() {
+		_, body := ask(t, server, "POST", "/images/create?fromImage=a", nil)
+		answered <- body
+	}()
+	stop(api.Errorf(api.Unavailable, "the server is stopping"))
+	require.ErrorIs(t, <-b.pulled, context.Canceled)
+	require.Contains(t, <-answered, `{"error":"the server is stopping","errorDetail":{"code":503,"message":"the server is stopping"}}`)
 }

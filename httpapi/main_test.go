@@ -57,6 +57,7 @@ type backend struct {
 	result    *api.Result
 	reported  []byte
 	images    askedImages
+	pulled    chan error // gets the end of a pull that hangs
 }
 
 func newBackend() *backend {
@@ -284,7 +285,7 @@ func (c credentials) Get(_ context.Context, key string) (api.Credential, error) 
 
 func testConfig(b *backend) Config {
 	return Config{
-		Functions: b, Directory: directory{b}, Calls: b, Logs: b, States: b, Runners: b, Credentials: credentials{b}, Identities: b, Images: b, Cluster: b,
+		Functions: b, Directory: directory{b}, Calls: b, Logs: b, States: b, Runners: b, Credentials: credentials{b}, Identities: b, Images: b, Puller: b, Cluster: b,
 		UnsignedAccount: "default",
 		MaxBody:         1 << 20, MaxOutput: 1 << 20, BodyTime: time.Minute, PollTime: time.Minute,
 		Version: api.VersionInfo{Version: "1", APIVersion: api.Version},

@@ -86,6 +86,7 @@ type Config struct {
 	Credentials Credentials
 	Identities  Identities
 	Images      Images
+	Puller      Puller
 	Cluster     Cluster
 	// Ready are the parts that must answer for /readyz, by their names.
 	Ready map[string]func(context.Context) error

@@ -32,6 +32,7 @@ type Options struct {
 	MaxKillTimeout time.Duration   // the clients' max_kill_timeout, over which Nomad would cut it
 	PidsLimit      int             // processes in a container, 0 for the clients' default
 	HostNetwork    string          // of the clients, where ports are published; empty for the default
+	PullTime       time.Duration   // of one image on one node, by RenderPull; 0 for the clients' default
 	Runner         Runner
 }
 

@@ -29,6 +29,9 @@ type Config struct {
 	Address string
 	Token   string
 	Options jobs.Options
+	// Logins returns the login that the clients of the cluster are given for an account's image, in a Nomad Variable; nil where they need none. Nil:
+	// they are given none, and use their own.
+	Logins func(account, image string) (*api.RegistryAuth, error)
 	// Timeout bounds every request that does not wait for a change. Default 10 s.
 	Timeout time.Duration
 	Logger  *slog.Logger
@@ -250,7 +253,7 @@ func (c *Client) StopAll(ctx context.Context) error {
 	}
 }
 
-// running returns the jobs of all allocations that have not ended, of functions alone.
+// running returns the jobs of all allocations that have not ended, of functions and of pulls.
 func (c *Client) running(ctx context.Context) ([]string, error) {
 	q, cancel := c.query(ctx)
 	defer cancel()
@@ -261,7 +264,7 @@ func (c *Client) running(ctx context.Context) ([]string, error) {
 	}
 	var running []string
 	for _, a := range allocations {
-		if strings.HasPrefix(a.JobID, jobs.Prefix) {
+		if strings.HasPrefix(a.JobID, jobs.Prefix) || strings.HasPrefix(a.JobID, jobs.PullPrefix) {
 			running = append(running, a.JobID)
 		}
 	}

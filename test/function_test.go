@@ -189,8 +189,8 @@ func kinds(events []api.Event) []string {
 	return kinds
 }
 
-// last is the last event.
-func last(events []api.Event) api.Event { return events[len(events)-1] }
+// last is the last of a list.
+func last[T any](list []T) T { return list[len(list)-1] }
 
 // dispatches are the function's containers as Nomad has them: those of calls, and those that were started ahead of any.
 func (f *function) dispatches(t *testing.T) []job {

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -33,15 +34,22 @@ import (
 type ownRegistry struct {
 	host  string
 	login *authn.Basic
-	// images made of funcd/env, to push.
-	base func() v1.Image
+	base  func() v1.Image // funcd/env
+	held  atomic.Pointer[chan struct{}]
 }
 
 // newRegistry starts a registry that ends with the test.
 func newOwnRegistry(t *testing.T, login *authn.Basic) *ownRegistry {
 	t.Helper()
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	made := &ownRegistry{login: login}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if held := made.held.Load(); held != nil && strings.HasPrefix(r.UserAgent(), "docker/") {
+			select {
+			case <-*held:
+			case <-r.Context().Done():
+			}
+		}
 		if login != nil {
 			if user, password, _ := r.BasicAuth(); user != login.Username || password != login.Password {
 				w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
@@ -55,7 +63,8 @@ func newOwnRegistry(t *testing.T, login *authn.Basic) *ownRegistry {
 		server.CloseClientConnections() // Docker keeps some
 		server.Close()
 	})
-	return &ownRegistry{host: strings.TrimPrefix(server.URL, "http://"), login: login, base: sync.OnceValue(func() v1.Image {
+	made.host = strings.TrimPrefix(server.URL, "http://")
+	made.base = sync.OnceValue(func() v1.Image {
 		file := filepath.Join(t.TempDir(), "image.tar")
 		docker(t, "", "save", "--output", file, "funcd/env")
 		tag, err := name.NewTag("funcd/env:latest")
@@ -63,7 +72,21 @@ func newOwnRegistry(t *testing.T, login *authn.Basic) *ownRegistry {
 		image, err := tarball.ImageFromPath(file, &tag)
 		require.NoError(t, err)
 		return image
-	})}
+	})
+	return made
+}
+
+// hold lets Docker's requests wait until release is called, which the test's end does too.
+func (r *ownRegistry) hold(t *testing.T) (release func()) {
+	t.Helper()
+	held := make(chan struct{})
+	r.held.Store(&held)
+	release = sync.OnceFunc(func() {
+		r.held.Store(nil)
+		close(held)
+	})
+	t.Cleanup(release)
+	return release
 }
 
 // push pushes funcd/env, with these variables in its environment and unlike any image before, and returns its digest. ref is what comes after the

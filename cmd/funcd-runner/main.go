@@ -7,9 +7,11 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/funcd/funcd/api"
 	"github.com/funcd/funcd/runner"
 )
 
@@ -18,6 +20,9 @@ func main() {
 }
 
 func run() int {
+	if slices.Equal(os.Args[1:], []string{api.RunnerNothing}) {
+		return 0
+	}
 	// The function's process runs as the same user. Without this it could read the runner's token out of /proc/1/environ.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		fmt.Fprintln(os.Stderr, "funcd-runner: prctl:", err)

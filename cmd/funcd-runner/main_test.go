@@ -54,3 +54,15 @@ func TestBrokenLog(t *testing.T) {
 	require.NoError(t, cmd.Run())
 	require.Equal(t, "exited out", <-results)
 }
+
+func TestNothing(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	for argument, status := range map[string]int{api.RunnerNothing: 0, "--something": 1} {
+		cmd := exec.CommandContext(t.Context(), self, argument)
+		cmd.Env = []string{"HELPER=runner"} // none of what a call needs
+		out, _ := cmd.CombinedOutput()
+		require.Equal(t, status, cmd.ProcessState.ExitCode(), "%s: %s", argument, out)
+	}
+}

@@ -199,9 +199,14 @@ func (a *agent) Start(ctx context.Context) error {
 		MaxKillTimeout: s.maxKillTimeout,
 		PidsLimit:      s.Nomad.PidsLimit,
 		HostNetwork:    s.Nomad.HostNetwork,
+		PullTime:       s.pullTime,
 		Runner:         runner.job,
 	}
-	a.nomad, err = nomad.New(nomad.Config{Address: s.Nomad.Address, Token: s.Nomad.Token, Options: options, Logger: a.log})
+	cluster := nomad.Config{Address: s.Nomad.Address, Token: s.Nomad.Token, Options: options, Logger: a.log}
+	if s.Nomad.Variables {
+		cluster.Logins = a.images.Login
+	}
+	a.nomad, err = nomad.New(cluster)
 	if err != nil {
 		return err
 	}
@@ -278,6 +283,7 @@ func (a *agent) listen(runner *preparedRunner) error {
 		Credentials:   a.keys,
 		Identities:    a.nomad,
 		Images:        a.images,
+		Puller:        a.newPuller(),
 		Cluster:       a.newInfo(),
 		Ready:         map[string]func(context.Context) error{"consul": a.consul.Ping, "nomad": a.nomad.Ping, "jetstream": a.store.Ping},
 		RunnerArchive: runner.archive,
@@ -378,6 +384,10 @@ func (a *agent) upkeep(ctx context.Context) error {
 		})
 	})
 	every(ctx, upkeepPeriod, func() {
+		// Its own server ends a pull in time.
+		if err := a.nomad.ForgetPulls(ctx, time.Now().Add(-a.settings.pullTime-time.Minute)); err != nil && ctx.Err() == nil {
+			a.log.Debug("pulls that were left behind are not removed", "error", err)
+		}
 		if err := a.service.Repair(ctx); err != nil && ctx.Err() == nil {
 			a.log.Debug("functions are not repaired", "error", err)
 		}

@@ -51,6 +51,8 @@ type limitsConfig struct {
 	StoredLogs    int    `hcl:"stored_logs,optional"`
 	BodyTime      string `hcl:"body_time,optional"`
 	CallLease     string `hcl:"call_lease,optional"`
+	Pulls         int    `hcl:"pulls,optional"`
+	PullTime      string `hcl:"pull_time,optional"`
 }
 
 type runnerConfig struct {
@@ -77,6 +79,7 @@ type nomadConfig struct {
 	Priority       int      `hcl:"priority,optional"`
 	MaxKillTimeout string   `hcl:"max_kill_timeout,optional"`
 	PidsLimit      int      `hcl:"pids_limit,optional"`
+	Variables      bool     `hcl:"variables,optional"`
 	HostNetwork    string   `hcl:"host_network,optional"`
 }
 
@@ -135,10 +138,12 @@ func defaultConfig() config {
 			StoredLogs:    calls.DefaultLogBytes,
 			BodyTime:      "1m",
 			CallLease:     calls.DefaultLease.String(),
+			Pulls:         images.DefaultPulls,
+			PullTime:      images.DefaultPullTime.String(),
 		},
 		Runner: &runnerConfig{Mode: runnerSocket},
 		Consul: &consulConfig{Prefix: "funcd", Service: "funcd"},
-		Nomad:  &nomadConfig{Datacenters: []string{"*"}, Priority: 50, MaxKillTimeout: "30s", PidsLimit: 1024},
+		Nomad:  &nomadConfig{Datacenters: []string{"*"}, Priority: 50, MaxKillTimeout: "30s", PidsLimit: 1024, Variables: true},
 		NATS:   &natsConfig{Replicas: 1},
 		Docker: &dockerConfig{Host: "unix:///var/run/docker.sock"},
 		Slots:  &slotsConfig{Function: 10, Account: 20, Total: 100, Idle: "5m"},
@@ -180,6 +185,7 @@ type settings struct {
 	level          slog.Level
 	bodyTime       time.Duration
 	lease          time.Duration
+	pullTime       time.Duration
 	maxKillTimeout time.Duration
 	idle           time.Duration
 	sizes          map[string]jobs.Size
@@ -201,6 +207,7 @@ func (c config) check() (*settings, error) {
 	}{
 		"limits.body_time":       {c.Limits.BodyTime, &s.bodyTime},
 		"limits.call_lease":      {c.Limits.CallLease, &s.lease},
+		"limits.pull_time":       {c.Limits.PullTime, &s.pullTime},
 		"slots.idle":             {c.Slots.Idle, &s.idle},
 		"nomad.max_kill_timeout": {c.Nomad.MaxKillTimeout, &s.maxKillTimeout},
 	} {
@@ -213,7 +220,8 @@ func (c config) check() (*settings, error) {
 	positive := map[string]int{
 		"quota": c.Quota, "nats.replicas": c.NATS.Replicas, "nomad.priority": c.Nomad.Priority,
 		"limits.queued_calls": c.Limits.QueuedCalls, "limits.queued_bytes": c.Limits.QueuedBytes,
-		"limits.starts": c.Limits.Starts, "limits.payload": c.Limits.Payload, "limits.output": c.Limits.Output,
+		"limits.starts": c.Limits.Starts, "limits.pulls": c.Limits.Pulls,
+		"limits.payload": c.Limits.Payload, "limits.output": c.Limits.Output,
 		"limits.stored_outputs": c.Limits.StoredOutputs, "limits.stored_logs": c.Limits.StoredLogs,
 	}
 	for _, name := range slices.Sorted(maps.Keys(positive)) {
