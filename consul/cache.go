@@ -90,16 +90,20 @@ func (c *cache[V]) known(key string) (record[V], bool) {
 }
 
 // all returns the values that keep wants, in the order of compare.
-func (c *cache[V]) all(keep func(*V) bool, compare func(a, b V) int) []V {
+func (c *cache[V]) all(keep func(*V) bool, compare func(a, b *V) int) []V {
 	c.mu.RLock()
-	values := make([]V, 0, len(c.rows.rows))
+	kept := make([]*V, 0, len(c.rows.rows)) // what they point to never changes
 	for _, row := range c.rows.rows {
 		if keep(row.value) {
-			values = append(values, *row.value)
+			kept = append(kept, row.value)
 		}
 	}
 	c.mu.RUnlock()
-	slices.SortFunc(values, compare)
+	slices.SortFunc(kept, compare)
+	values := make([]V, len(kept))
+	for i, value := range kept {
+		values[i] = *value
+	}
 	return values
 }
 
@@ -277,7 +281,7 @@ func (f *Functions) All() []api.Definition {
 	return f.all(func(*api.Definition) bool { return true }, newestFirst)
 }
 
-func newestFirst(a, b api.Definition) int {
+func newestFirst(a, b *api.Definition) int {
 	return cmp.Or(b.Function.Created.Compare(a.Function.Created.Time), cmp.Compare(a.Function.Name, b.Function.Name),
 		cmp.Compare(a.Account, b.Account))
 }

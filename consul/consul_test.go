@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -298,6 +299,50 @@ func TestFunctionThatCannotBeRead(t *testing.T) {
 		_, err := functions.Get(t.Context(), "alice", key)
 		require.Equal(t, api.Internal, api.CodeOf(err))
 	}
+}
+
+func TestWatchDecodesOnlyWhatHasChanged(t *testing.T) {
+	t.Parallel()
+	c := connectFake(t, newFake(t), Config{})
+	var decoded []string // by the watch alone, which calls keyOf for each
+	lists := make(chan []functionRecord, 10)
+	stop := start(t, func(ctx context.Context) {
+		_ = follow(ctx, c, c.functionsPrefix(), func(def *api.Definition) string {
+			decoded = append(decoded, fmt.Sprint(def.Function.Name, " ", def.Revision))
+			return keyOfDefinition(def)
+		}, func() func([]functionRecord, uint64) {
+			return func(records []functionRecord, _ uint64) { lists <- records }
+		})
+	})
+	await := func(names ...string) {
+		t.Helper()
+		for {
+			var got []string
+			for _, r := range receive(t, lists) {
+				got = append(got, fmt.Sprint(r.value.Function.Name, " ", r.value.Revision))
+			}
+			if slices.Equal(names, got) {
+				return
+			}
+		}
+	}
+	await()
+	a, err := c.CreateFunction(t.Context(), newDefinition("alice", "a"))
+	require.NoError(t, err)
+	await("a 1")
+	_, err = c.CreateFunction(t.Context(), newDefinition("alice", "b"))
+	require.NoError(t, err)
+	await("a 1", "b 1")
+	_, err = c.UpdateFunction(t.Context(), "alice", "b", func(d *api.Definition) error { d.Function.Timeout++; return nil })
+	require.NoError(t, err)
+	await("a 1", "b 2")
+	require.NoError(t, c.DeleteFunction(t.Context(), "alice", "a", a.ID))
+	await("b 2")
+	_, err = c.CreateFunction(t.Context(), newDefinition("alice", "a"))
+	require.NoError(t, err)
+	await("a 1", "b 2")
+	stop()
+	require.Equal(t, []string{"a 1", "b 1", "b 2", "a 1"}, decoded)
 }
 
 // TestMissesShareOneRead: identical misses at a time cost one read.

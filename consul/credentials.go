@@ -86,11 +86,11 @@ func (c *Client) Credentials(ctx context.Context) ([]api.Credential, error) {
 		}
 		all[i] = r.value
 	}
-	slices.SortFunc(all, oldestFirst)
+	slices.SortFunc(all, func(a, b api.Credential) int { return oldestFirst(&a, &b) })
 	return all, nil
 }
 
-func oldestFirst(a, b api.Credential) int {
+func oldestFirst(a, b *api.Credential) int {
 	return cmp.Or(a.Created.Compare(b.Created.Time), cmp.Compare(a.AccessKey, b.AccessKey))
 }
 

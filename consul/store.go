@@ -92,14 +92,22 @@ func decode[V any](pair *consul.KVPair, prefix string, keyOf func(*V) string) (r
 // decoded is logged, once for each of its changes, and left out.
 func follow[V any](ctx context.Context, c *Client, prefix string, keyOf func(*V) string, ask func() func([]record[V], uint64)) error {
 	logged := map[string]uint64{}
+	last := map[string]record[V]{} // of the latest answer: what has not changed since is not decoded again
 	return c.watch(ctx, prefix, func() func(consul.KVPairs, uint64) {
 		take := ask()
 		return func(pairs consul.KVPairs, index uint64) {
 			records := make([]record[V], 0, len(pairs))
+			before := last
+			last = make(map[string]record[V], len(pairs))
 			for _, pair := range pairs {
-				r, err := decode(pair, prefix, keyOf)
+				r, known := before[pair.Key]
+				var err error
+				if !known || r.index != pair.ModifyIndex {
+					r, err = decode(pair, prefix, keyOf)
+				}
 				if err == nil {
 					records = append(records, r)
+					last[pair.Key] = r
 				} else if logged[pair.Key] != pair.ModifyIndex {
 					logged[pair.Key] = pair.ModifyIndex
 					c.log.Error("stored value can't be read", "key", pair.Key)

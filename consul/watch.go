@@ -15,6 +15,9 @@ const (
 	// A watch asks at most this often, as each answer holds everything under its prefix and functions may be created in a burst.
 	// Consul's documentation of blocking queries asks clients for such a limit.
 	watchRate, watchBurst = 10, 10
+	// Many values take longer to be told than functions to be created: a watch leaves this much time for each of its values before it asks
+	// again, some ten times of what one costs. Nothing waits for a watch but changes that other servers have made.
+	valueTime = 200 * time.Microsecond
 )
 
 // watch hands over everything under prefix, at first and after each change, until ctx ends, whose error it returns. Consul may also answer
@@ -54,6 +57,7 @@ func (c *Client) watch(ctx context.Context, prefix string, ask func() func(consu
 		pause.reset()
 		if index == 0 || meta.LastIndex != index {
 			take(pairs, meta.LastIndex)
+			sleep(ctx, time.Duration(len(pairs))*valueTime)
 		}
 		index = nextIndex(index, meta.LastIndex)
 	}

@@ -294,12 +294,21 @@ func (c *Client) Slots(ctx context.Context) ([]api.Slot, error) {
 	return slots, nil
 }
 
+// listed is what is read of a job in a list. Of the many jobs that there may be, Nomad's own client would read everything.
+type listed struct {
+	ID         string
+	Stop       bool
+	SubmitTime int64 // in nanoseconds
+	Meta       map[string]string
+}
+
 // list lists jobs by the prefix of their id and a filter expression, with their meta.
-func (c *Client) list(ctx context.Context, prefix, filter, doing string) ([]*nomad.JobListStub, error) {
+func (c *Client) list(ctx context.Context, prefix, filter, doing string) ([]listed, error) {
 	q, cancel := c.query(ctx)
 	defer cancel()
-	q.Prefix, q.Filter = prefix, filter
-	list, _, err := c.nomad.Jobs().ListOptions(&nomad.JobListOptions{Fields: &nomad.JobListFields{Meta: true}}, q)
+	q.Prefix, q.Filter, q.Params = prefix, filter, map[string]string{"meta": "true"}
+	var list []listed
+	_, err := c.nomad.Raw().Query("/v1/jobs", &list, q)
 	return list, translate(err, doing)
 }
 

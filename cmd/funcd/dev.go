@@ -129,6 +129,15 @@ consul {
   address = %q
 }
 
+# Six gauges for each function and each call that Nomad remembers, made every second and kept for a minute, would be most of its work and
+# half of its memory where there are thousands.
+telemetry {
+  collection_interval                    = "10s"
+  disable_dispatched_job_summary_metrics = true
+  disable_hostname                       = true # which would stand before the name in the filter
+  prefix_filter                          = ["-nomad.nomad.job_summary"]
+}
+
 client {
   options = {
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
