@@ -23,7 +23,7 @@ func (s *Store) outputs(ctx context.Context, function string) (*anchored, error)
 			Subjects:          []string{outSubject(function, "*")},
 			MaxBytes:          s.cfg.OutputBytes,
 			MaxMsgsPerSubject: 1,
-			AllowDirect:       true,
+			AllowDirect:       s.direct(),
 		}
 	})
 }
@@ -48,7 +48,7 @@ func (s *Store) storeOutput(ctx context.Context, function, call string, output [
 	if _, err := s.outputs(ctx, function); err != nil {
 		return err
 	}
-	if _, err := s.js.Publish(ctx, outSubject(function, call), output, jetstream.WithExpectStream(outStream(function))); err != nil {
+	if _, err := s.js.Publish(ctx, outSubject(function, call), output, jetstream.WithExpectStream(outStream(function)), untilLeader, leaderPause); err != nil {
 		return unavailable(err)
 	}
 	return nil

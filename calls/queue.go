@@ -40,7 +40,7 @@ func (s *Store) queue(ctx context.Context, account string) (*anchored, error) {
 			Discard:     jetstream.DiscardNew,
 			MaxMsgs:     s.cfg.QueueCalls + 1, // the anchor
 			MaxBytes:    s.cfg.QueueBytes,
-			AllowDirect: true,
+			AllowDirect: s.direct(),
 			// A call has a subject of its own: this is for the anchor.
 			MaxMsgsPerSubject: 1,
 		}
@@ -68,7 +68,7 @@ func (s *Store) Enqueue(ctx context.Context, call *api.Call) error {
 	}
 	// It is noted before: a server may have the call, and have ended it, before this one hears that it is stored.
 	s.changed(change{Kind: callQueued, Function: call.Function, Call: call.ID, Accepted: micros(call.Accepted)})
-	_, err = s.js.PublishMsg(ctx, msg, jetstream.WithExpectStream(queueStream(call.Account)))
+	_, err = s.js.PublishMsg(ctx, msg, jetstream.WithExpectStream(queueStream(call.Account)), untilLeader, leaderPause)
 	if err != nil {
 		s.changed(change{Kind: callLeft, Function: call.Function, Call: call.ID})
 	}
@@ -225,8 +225,8 @@ func (d *Delivery) Done(ctx context.Context) error {
 func (d *Delivery) Return(delay time.Duration) error { return d.msg.NakWithDelay(delay) }
 
 // Consume starts to deliver the account's calls. At any time at most quota calls of the account are delivered and not Done, on all servers
-// together. deliver is called from one goroutine and must not block. stop returns when it will not be called any more; it may be called more
-// than once.
+// together. deliver is called from one goroutine and must not block. stop returns when it will not be called any more, which it may be once
+// more for each call that is on its way; it may be called more than once.
 func (s *Store) Consume(ctx context.Context, account string, quota int, deliver func(*Delivery)) (stop func(), err error) {
 	q, err := s.queue(ctx, account)
 	if err != nil {
@@ -281,7 +281,8 @@ func (s *Store) Consume(ctx context.Context, account string, quota int, deliver 
 		return nil, unavailable(err)
 	}
 	return func() {
-		consume.Stop()
+		// What has come and was not delivered yet is: dropped, it would wait for its lease to end.
+		consume.Drain()
 		<-consume.Closed()
 	}, nil
 }

@@ -12,8 +12,12 @@ import (
 	"github.com/funcd/funcd/api"
 )
 
-// errWrongLastSequence is JetStream's error code for a publish whose expected last sequence is not the last.
-const errWrongLastSequence = 10071
+// JetStream's error codes for a publish whose expected last sequence is not the last; the second is that of a stream with replicas, for two
+// that come in the same moment.
+const (
+	errWrongLastSequence         = 10071
+	errWrongLastSequenceConstant = 10164
+)
 
 func recordSubject(function, call string) string { return "record." + function + "." + call }
 
@@ -126,9 +130,9 @@ func (s *Store) storeRecord(ctx context.Context, rec api.Record, version uint64)
 	}
 	s.use(s.records)
 	ack, err := s.js.Publish(ctx, recordSubject(rec.Function, rec.CallID), data,
-		jetstream.WithExpectStream(recordsStream), jetstream.WithExpectLastSequencePerSubject(version))
+		untilLeader, leaderPause, jetstream.WithExpectStream(recordsStream), jetstream.WithExpectLastSequencePerSubject(version))
 	var refused *jetstream.APIError
-	if errors.As(err, &refused) && refused.ErrorCode == errWrongLastSequence {
+	if errors.As(err, &refused) && (refused.ErrorCode == errWrongLastSequence || refused.ErrorCode == errWrongLastSequenceConstant) {
 		return 0, api.Wrap(api.Conflict, err, "the record of the call has changed meanwhile")
 	}
 	if err != nil {

@@ -26,7 +26,13 @@ const (
 
 // changed notes what has happened to a call, and tells the other servers.
 func (s *Store) changed(c change) {
-	if !s.states.apply(c) || s.server != nil { // nobody else can have the embedded store
+	if s.states.apply(c) {
+		s.tellChange(c)
+	}
+}
+
+func (s *Store) tellChange(c change) {
+	if s.server != nil { // nobody else can have the embedded store
 		return
 	}
 	c.By = s.id
@@ -53,6 +59,9 @@ func (s *Store) followStates(ctx context.Context) error {
 				s.log.Warn("a message about a call can't be read", "error", err)
 			} else if c.By != s.id {
 				s.states.apply(c)
+				if c.Kind == functionGone {
+					s.forgetStreams(c.Function)
+				}
 			}
 		})
 		if err != nil {

@@ -141,21 +141,25 @@ func (s *Store) open(ctx context.Context) error {
 		s.alone = true
 		options = append(options, nats.InProcessServer(s.server))
 	}
-	var err error
-	if s.nc, err = nats.Connect(s.cfg.URL, options...); err != nil {
+	err := insist(ctx, func() (err error) {
+		s.nc, err = nats.Connect(s.cfg.URL, options...)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("connecting to NATS: %w", err)
+	}
+	if most := s.nc.MaxPayload(); most < maxMessage {
+		return fmt.Errorf("max_payload of the NATS servers is %d bytes, and must be at least %d", most, maxMessage)
 	}
 	if s.js, err = jetstream.New(s.nc); err != nil {
 		return err
 	}
-	s.records, err = s.stream(ctx, recordsStream, recordsAnchor, func() jetstream.StreamConfig {
-		return jetstream.StreamConfig{
-			Description:       "funcd: one record for each call",
-			Subjects:          []string{"record.*.*"},
-			MaxMsgsPerSubject: 1,
-			AllowDirect:       true,
-			AllowMsgTTL:       true,
-		}
+	err = insist(ctx, func() (err error) {
+		// One that has no leader yet may not answer at all.
+		bounded, cancel := context.WithTimeout(ctx, openTimeout)
+		defer cancel()
+		s.records, err = s.openRecords(bounded)
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("opening the records of calls: %w", err)
@@ -170,6 +174,35 @@ func (s *Store) open(ctx context.Context) error {
 	ctx, s.stopBackground = context.WithCancel(context.WithoutCancel(ctx))
 	s.background.Go(func() { s.moveAnchors(ctx) })
 	return s.followStates(ctx)
+}
+
+const openTimeout = 5 * time.Second
+
+// insist repeats try until it does not fail, or ctx ends: the servers of a NATS cluster may be starting too.
+func insist(ctx context.Context, try func() error) error {
+	for {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func (s *Store) openRecords(ctx context.Context) (*anchored, error) {
+	return s.stream(ctx, recordsStream, recordsAnchor, func() jetstream.StreamConfig {
+		return jetstream.StreamConfig{
+			Description:       "funcd: one record for each call",
+			Subjects:          []string{"record.*.*"},
+			MaxMsgsPerSubject: 1,
+			AllowDirect:       s.direct(),
+			AllowMsgTTL:       true,
+		}
+	})
 }
 
 func (s *Store) startServer() error {
@@ -232,10 +265,7 @@ func (s *Store) RemoveFunction(ctx context.Context, function string) error {
 	if err := checkIDs(function); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	delete(s.streams, logStream(function))
-	delete(s.streams, outStream(function))
-	s.mu.Unlock()
+	s.forgetStreams(function)
 	for _, name := range []string{logStream(function), outStream(function)} {
 		if err := s.js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			return unavailable(err)
@@ -244,9 +274,30 @@ func (s *Store) RemoveFunction(ctx context.Context, function string) error {
 	if err := s.records.Purge(ctx, jetstream.WithPurgeSubject(recordSubject(function, "*"))); err != nil {
 		return unavailable(err)
 	}
-	s.changed(change{Kind: functionGone, Function: function})
+	gone := change{Kind: functionGone, Function: function}
+	s.states.apply(gone)
+	s.tellChange(gone) // also of one without calls: the others have its streams
 	return nil
 }
+
+// forgetStreams drops what is known of the streams of a function that was removed, on this server or another.
+func (s *Store) forgetStreams(function string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, logStream(function))
+	delete(s.streams, outStream(function))
+}
+
+// A publish that nobody has answered, as the stream of a NATS cluster has no leader for the moment, is repeated for a few seconds. It is not
+// stored then, so that the repetition is harmless.
+var (
+	untilLeader = jetstream.WithRetryAttempts(20)
+	leaderPause = jetstream.WithRetryWait(250 * time.Millisecond)
+)
+
+// direct tells whether messages may be read from any server that holds them. With replicas that may be one that has not heard of the last
+// writes yet, and what is read decides whether a result is a call's: then only the stream's leader is asked.
+func (s *Store) direct() bool { return s.cfg.Replicas == 1 }
 
 // stream returns the stream of this name, made by config if this server has not seen it yet. anchor is empty if it is to have none.
 func (s *Store) stream(ctx context.Context, name, anchor string, config func() jetstream.StreamConfig) (*anchored, error) {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
@@ -52,17 +54,17 @@ func (s *stack) nats(dir string) ([]*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	routes := ""
+	var routes, urls []string
 	for i := range natsServers {
-		routes += fmt.Sprintf("nats://127.0.0.1:%s ", ports[natsServers+i])
-		s.natsURL += fmt.Sprintf("nats://127.0.0.1:%s,", ports[i])
+		routes = append(routes, strconv.Quote("nats://127.0.0.1:"+ports[natsServers+i]))
+		urls = append(urls, "nats://127.0.0.1:"+ports[i])
 	}
-	s.natsURL = s.natsURL[:len(s.natsURL)-1]
+	s.natsURL = strings.Join(urls, ",")
 	var all []*process
 	for i := range natsServers {
 		name := fmt.Sprintf("nats-%d", i+1)
 		file := filepath.Join(dir, name+".conf")
-		text := fmt.Sprintf(natsConfig, i+1, ports[i], filepath.Join(dir, name), ports[natsServers+i], routes)
+		text := fmt.Sprintf(natsConfig, i+1, ports[i], filepath.Join(dir, name), ports[natsServers+i], strings.Join(routes, ", "))
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			return nil, err
 		}

@@ -108,6 +108,8 @@ nomad {
 }
 
 # Where calls are kept. Without a URL: in a NATS JetStream server inside funcd, which opens no port and syncs every call to the disk.
+# The servers of a cluster need JetStream, a max_payload of 2162688 or more, and `sync_interval: always` if calls are to survive that all of them
+# lose their power at once. 3 replicas survive the loss of one.
 nats {
   # url = "nats://nats-1:4222,nats://nats-2:4222,nats://nats-3:4222"
   replicas = 1

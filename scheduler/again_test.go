@@ -113,3 +113,49 @@ func TestACallThatIsCancelledBeforeItsNextContainerGetsNone(t *testing.T) {
 		require.Len(t, k.dispatched(), 1)
 	})
 }
+
+func TestAWaitGoesOnWhileTheStoreIsAway(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		call := k.running()
+		type answer struct {
+			output []byte
+			err    error
+		}
+		answers := make(chan answer, 1)
+		go func() {
+			_, output, err := k.s.Output(t.Context(), k.d, call, true)
+			answers <- answer{output, err}
+		}()
+		synctest.Wait()
+		away := func(operation string) error {
+			if operation == "Record" || operation == "Output" {
+				return api.Errorf(api.Unavailable, "away")
+			}
+			return nil
+		}
+		require.NoError(t, k.report(1, call, 0, "out"))
+		<-answers
+		other := k.running()
+		k.store.failing(away)
+		_, _, err := k.s.Output(t.Context(), k.d, other, false)
+		requireCode(t, api.Unavailable, err)
+		began := time.Now()
+		go func() {
+			_, output, err := k.s.Output(t.Context(), k.d, other, true)
+			answers <- answer{output, err}
+		}()
+		time.Sleep(storePatience / 2)
+		k.store.failing(nil)
+		require.NoError(t, k.report(1, other, 0, "late"))
+		a := <-answers
+		require.NoError(t, a.err)
+		require.Equal(t, "late", string(a.output))
+		require.Less(t, time.Since(began), storePatience)
+
+		k.store.failing(away)
+		began = time.Now()
+		_, _, err = k.s.Output(t.Context(), k.d, other, true)
+		requireCode(t, api.Unavailable, err)
+		require.Less(t, time.Since(began), storePatience+2*storePause, "not for ever")
+	})
+}

@@ -292,6 +292,9 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 	}
 }
 
+// notStarted is what a message begins with of a container that could not be started, which is not so if it has a call.
+const notStarted = "the container can't be started: "
+
 // observe draws the conclusions of what the cluster says. done means that the call has left the queue.
 func (r *run) observe(ctx context.Context, status api.JobStatus) (done bool, err error) {
 	r.mu.Lock()
@@ -303,6 +306,9 @@ func (r *run) observe(ctx context.Context, status api.JobStatus) (done bool, err
 	case running && status.Allocation != "" && status.Allocation != allocation:
 		// Nomad has replaced the container that has the call. It may have started the function, so the new one must not.
 		return true, r.abandon(ctx, api.CallFailed, "node lost: the container of the call is gone")
+	case status.Ended && running && strings.HasPrefix(status.Message, notStarted):
+		// It has started, or could not have asked for the call; whoever started it was cut off before they heard of it.
+		return true, r.abandon(ctx, api.CallFailed, "the container is lost: "+strings.TrimPrefix(status.Message, notStarted))
 	case status.Ended && status.Code == "":
 		return true, r.abandon(ctx, api.CallFailed, "the container ended without a result")
 	case status.Ended:

@@ -92,15 +92,23 @@ const recheck = 15 * time.Second
 func (s *Scheduler) Output(ctx context.Context, d *api.Definition, call string, wait bool) (api.Record, []byte, error) {
 	ended, stop := s.cfg.Messages.WaitEnd(d.ID, call)
 	defer stop()
+	var away time.Time // since when the store does not answer
 	for {
 		rec, err := s.lookup(ctx, d, call)
+		var output []byte
+		if err == nil && rec.State == api.Finished {
+			output, err = s.cfg.Records.Output(ctx, d.ID, call)
+		}
+		if wait && api.CodeOf(err) == api.Unavailable && s.pauseFor(ctx, &away) {
+			continue
+		}
+		away = time.Time{}
 		if err != nil {
-			return api.Record{}, nil, err
+			return rec, nil, err
 		}
 		switch {
 		case rec.State == api.Finished:
-			output, err := s.cfg.Records.Output(ctx, d.ID, call)
-			return rec, output, err
+			return rec, output, nil
 		case rec.State == api.Failed:
 			return rec, nil, &api.Error{Code: rec.Code, Message: rec.Message}
 		case !wait:
@@ -116,6 +124,28 @@ func (s *Scheduler) Output(ctx context.Context, d *api.Definition, call string, 
 		case <-timer.C:
 		}
 		timer.Stop()
+	}
+}
+
+// A wait goes on while the store does not answer, for as long as a NATS cluster needs for a new leader with a margin.
+const (
+	storePatience = 15 * time.Second
+	storePause    = 500 * time.Millisecond
+)
+
+// pauseFor waits a moment for the store, which does not answer since away, or now. It returns false if that is too long ago, or ctx has ended.
+func (s *Scheduler) pauseFor(ctx context.Context, away *time.Time) bool {
+	if away.IsZero() {
+		*away = time.Now()
+	}
+	if time.Since(*away) > storePatience {
+		return false
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(storePause):
+		return true
 	}
 }
 
