@@ -123,8 +123,9 @@ func (s *stack) describe(ctx context.Context) error {
 		return err
 	}
 	s.docker = "unix://" + path("docker.sock")
+	// With --bridge none it would remove the bridge docker0 of the machine's own Docker. Like this it leaves that as it is, and needs none.
 	s.dockerd = s.process("dockerd", []string{"dockerd", "--data-root", path("docker"), "--exec-root", path("dx"), "--host", s.docker,
-		"--pidfile", path("docker.pid"), "--bridge", "none", "--iptables=false", "--ip6tables=false"})
+		"--pidfile", path("docker.pid"), "--iptables=false", "--ip6tables=false"})
 	s.dockerd.prepare = func() {
 		// A pid in a file of the daemon before may be another process's by now, or one that nobody has waited for.
 		_ = os.Remove(path("docker.pid"))
