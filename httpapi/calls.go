@@ -188,6 +188,8 @@ func (s *Server) logsUpgraded(w http.ResponseWriter, r *http.Request, function s
 	if err != nil {
 		return fmt.Errorf("upgrading a connection: %w", err)
 	}
+	s.upgraded.Add(1)
+	defer s.upgraded.Done()
 	defer conn.Close()
 	if _, err := io.WriteString(conn, "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\n"+
 		"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"); err != nil {

@@ -52,6 +52,9 @@ func (s *Server) runnerNext(w http.ResponseWriter, r *http.Request) error {
 			return api.Wrap(api.Expired, parseErr, "there is no call for this container")
 		}
 		slot := api.Slot{Function: function, Revision: revision, Job: query.Get("job")}
+		if upgrades(r, api.RunnerUpgrade) {
+			return s.runnerCalls(w, r, allocation, slot)
+		}
 		assignment, payload, err = s.cfg.Runners.NextSlot(ctx, allocation, slot)
 	}
 	if api.CodeOf(err) == api.NotFound {

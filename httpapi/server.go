@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -107,6 +108,8 @@ type Config struct {
 type Server struct {
 	cfg Config
 	log *slog.Logger
+
+	upgraded sync.WaitGroup // connections that no http.Server knows of any more
 }
 
 // New returns a Server.

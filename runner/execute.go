@@ -107,6 +107,9 @@ func start(cfg Config, a *api.Assignment, payload []byte) (*process, error) {
 	return p, p.startPipes(payload)
 }
 
+// pipeBuffer is what every pipe has room for: a page, the least that the kernel gives one to a user who has many.
+const pipeBuffer = 4096
+
 func (p *process) startPipes(payload []byte) error {
 	var ends [3][2]*os.File
 	for i := range ends {
@@ -117,21 +120,32 @@ func (p *process) startPipes(payload []byte) error {
 		ends[i] = [2]*os.File{r, w}
 	}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = ends[0][0], ends[1][1], ends[2][1]
+	small := len(payload) <= pipeBuffer
+	if small { // there is room for it, whoever reads it or not
+		_, _ = ends[0][1].Write(payload)
+		ends[0][1].Close()
+	}
 	p.started = time.Now()
 	err := p.cmd.Start()
 	for _, theirs := range []*os.File{ends[0][0], ends[1][1], ends[2][1]} {
 		theirs.Close()
 	}
 	if err != nil {
+		for _, ours := range []*os.File{ends[0][1], ends[1][0], ends[2][0]} {
+			ours.Close() // once more does no harm
+		}
 		return err
 	}
 	preferForOOM(p.cmd.Process.Pid)
-	p.stdin, p.pipes = ends[0][1], []*os.File{ends[1][0], ends[2][0]}
-	p.copies.Go(func() {
-		// A function need not read its stdin: an error here is its own decision.
-		_, _ = p.stdin.Write(payload)
-		p.stdin.Close()
-	})
+	p.pipes = []*os.File{ends[1][0], ends[2][0]}
+	if !small {
+		p.stdin = ends[0][1]
+		p.copies.Go(func() {
+			// A function need not read its stdin: an error here is its own decision.
+			_, _ = p.stdin.Write(payload)
+			p.stdin.Close()
+		})
+	}
 	p.copies.Go(func() { _, _ = io.Copy(p.stdout, p.pipes[0]) })
 	p.copies.Go(func() { _, _ = io.Copy(p.stderr, p.pipes[1]) })
 	return nil
@@ -275,6 +289,26 @@ type capture struct {
 	limit int
 	bytes []byte
 	over  bool // more than limit bytes came
+}
+
+// buffers are those between pipes and captures. A call of a reused container must not leave 64 KiB to the garbage collector.
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// ReadFrom is what io.Copy uses in place of a buffer of its own.
+func (c *capture) ReadFrom(r io.Reader) (n int64, err error) {
+	buffer := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buffer)
+	for {
+		read, err := r.Read(buffer[:])
+		_, _ = c.Write(buffer[:read])
+		n += int64(read)
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
 }
 
 // Write never fails: a container whose log can't be written still has a result.

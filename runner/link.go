@@ -28,11 +28,13 @@ type link struct {
 	name   string // of this runner, for api.RunnerHeader
 	base   string
 	client *http.Client
+	stream *stream // over which calls come; nil while they come by requests
 }
 
 func newLink(cfg Config) (*link, error) {
 	l := &link{cfg: cfg, name: rand.Text(), base: strings.TrimSuffix(cfg.Address, "/")}
-	transport := &http.Transport{MaxIdleConns: 1, IdleConnTimeout: 90 * time.Second, DisableCompression: true, ResponseHeaderTimeout: answerTime}
+	transport := &http.Transport{MaxIdleConns: 1, IdleConnTimeout: 90 * time.Second, DisableCompression: true, ResponseHeaderTimeout: answerTime, Protocols: new(http.Protocols)}
+	transport.Protocols.SetHTTP1(true) // a connection of HTTP/2 can't be upgraded
 	if path, ok := strings.CutPrefix(cfg.Address, "unix://"); ok {
 		l.base = "http://funcd"
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -65,6 +67,13 @@ func (l *link) call(ctx context.Context) (*api.Assignment, []byte, error) {
 
 // confirm returns nil if the call is this container's, and errNoCall if it is not.
 func (l *link) confirm(ctx context.Context, a *api.Assignment) error {
+	if l.stream != nil {
+		err := l.stream.confirm()
+		if err == nil || errors.Is(err, errNoCall) {
+			return err
+		}
+		l.hangUp() // it may be this container's call: that is asked again
+	}
 	query := url.Values{"function": {a.Function}, "call": {a.CallID}}
 	return l.insist(ctx, func() (again bool, err error) {
 		resp, err := l.post(ctx, api.RunnerBeginPath+"?"+query.Encode(), nil)
@@ -86,31 +95,80 @@ func (l *link) confirm(ctx context.Context, a *api.Assignment) error {
 // longer than the runner's patience.
 func (l *link) next(ctx context.Context) (assignment *api.Assignment, payload []byte, err error) {
 	err = l.insist(ctx, func() (again bool, err error) {
-		resp, err := l.post(ctx, api.RunnerNextPath+"?"+l.query().Encode(), nil)
-		if err != nil {
-			return true, err
+		if l.stream == nil {
+			resp, err := l.askNext(ctx)
+			if err != nil {
+				return true, err
+			}
+			if conn, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
+				l.stream = newStream(conn)
+			} else {
+				defer resp.Body.Close()
+				assignment, payload, again, err = readNext(resp)
+				return again, err
+			}
 		}
-		defer resp.Body.Close()
-		switch resp.StatusCode {
-		case http.StatusOK:
-			assignment = new(api.Assignment)
-			// A frame that breaks off means that the server died after it had written down that this container has the call. It knows
-			// the container on the next request, and hands the call over again.
-			payload, err = api.ReadFrame(resp.Body, assignment, maxPayload)
-			return true, err
-		case http.StatusNoContent:
-			return true, errAskAgain
-		case http.StatusGone:
-			return false, errNoCall
+		assignment, payload, err = l.stream.call(ctx)
+		if err == nil || errors.Is(err, errNoCall) {
+			return false, err
 		}
-		return retryable(resp.StatusCode), answerError(resp)
+		lived := l.stream.lived()
+		l.hangUp()
+		if lived > steady { // funcd was there
+			err = errors.Join(errAskAgain, err)
+		}
+		return true, err
 	})
 	return assignment, payload, err
 }
 
+// askNext sends one request for a call. Any call may come over a connection that stays.
+func (l *link) askNext(ctx context.Context) (*http.Response, error) {
+	req, err := l.request(ctx, api.RunnerNextPath+"?"+l.query().Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	if l.cfg.Call == "" {
+		req.Header.Set("Connection", "Upgrade")
+		req.Header.Set("Upgrade", api.RunnerUpgrade)
+	}
+	return l.client.Do(req)
+}
+
+func readNext(resp *http.Response) (assignment *api.Assignment, payload []byte, again bool, err error) {
+	switch resp.StatusCode {
+	case http.StatusOK:
+		assignment = new(api.Assignment)
+		// A frame that breaks off means that the server died after it had written down that this container has the call. It knows
+		// the container on the next request, and hands the call over again.
+		payload, err = api.ReadFrame(resp.Body, assignment, maxPayload)
+		return assignment, payload, true, err
+	case http.StatusNoContent:
+		return nil, nil, true, errAskAgain
+	case http.StatusGone:
+		return nil, nil, false, errNoCall
+	}
+	return nil, nil, retryable(resp.StatusCode), answerError(resp)
+}
+
+// hangUp ends the connection over which calls come, if there is one.
+func (l *link) hangUp() {
+	if l.stream != nil {
+		l.stream.close()
+		l.stream = nil
+	}
+}
+
 // deliver hands in the result until funcd has it. It returns nil too if funcd does not want it any more, and errNoCall if the container is to
-// end.
-func (l *link) deliver(ctx context.Context, result *api.Result, stdout []byte) error {
+// end. last tells that the container takes no more calls.
+func (l *link) deliver(ctx context.Context, result *api.Result, stdout []byte, last bool) error {
+	if l.stream != nil {
+		err := l.stream.deliver(result, stdout, last)
+		if err == nil || errors.Is(err, errNoCall) {
+			return err
+		}
+		l.hangUp()
+	}
 	var frame bytes.Buffer
 	if err := api.WriteFrame(&frame, result, stdout); err != nil {
 		return err
@@ -140,17 +198,28 @@ func (l *link) query() url.Values {
 }
 
 func (l *link) post(ctx context.Context, path string, body io.Reader) (*http.Response, error) {
+	req, err := l.request(ctx, path, body)
+	if err != nil {
+		return nil, err
+	}
+	return l.client.Do(req)
+}
+
+func (l *link) request(ctx context.Context, path string, body io.Reader) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, l.base+path, body)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+l.cfg.Token)
 	req.Header.Set(api.RunnerHeader, l.name)
-	return l.client.Do(req)
+	return req, nil
 }
 
 // errAskAgain is a proper answer that has no call: funcd is there.
 var errAskAgain = errors.New("no call yet")
+
+// steady is how long a connection must have stayed for its end to be no failure of funcd's to answer.
+const steady = 2 * time.Second
 
 // insist repeats try until it says not to, ctx ends, or it has failed for as long as the runner's patience lasts.
 func (l *link) insist(ctx context.Context, try func() (again bool, err error)) error {

@@ -96,6 +96,7 @@ func Run(ctx context.Context, cfg Config, signals <-chan os.Signal) (int, error)
 	if err != nil {
 		return 1, err
 	}
+	defer link.hangUp()
 	for status, served := 0, 1; ; served++ {
 		assignment, payload, ending, err := waitForCall(ctx, link, signals)
 		if errors.Is(err, errNoCall) {
@@ -106,13 +107,14 @@ func Run(ctx context.Context, cfg Config, signals <-chan os.Signal) (int, error)
 		}
 		result, stdout, stopped := execute(cfg, assignment, payload, signals)
 		status = containerStatus(result)
-		switch err := link.deliver(ctx, result, stdout); {
+		last := ending || stopped || served >= assignment.Calls
+		switch err := link.deliver(ctx, result, stdout, last); {
 		case errors.Is(err, errNoCall):
 			return status, nil
 		case err != nil:
 			return 1, err
 		}
-		if ending || stopped || served >= assignment.Calls {
+		if last {
 			return status, nil
 		}
 		// The next call finds what a new container has, as far as a process can see.

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"os"
@@ -76,7 +77,7 @@ func (w *waitingRoom) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		}
 		w.mu.Unlock()
 		if s.handler != nil {
-			s.handler(rw, r)
+			s.handler(rw, r.WithContext(context.WithValue(r.Context(), roomKey{}, w)))
 			return
 		}
 		_ = api.WriteFrame(rw, s.call, []byte("in of "+s.call.CallID))

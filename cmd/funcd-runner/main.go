@@ -29,7 +29,6 @@ func run() int {
 		return 1
 	}
 	// The runner lives in the container's memory. A payload and an output of 1 MiB each are all that it ever holds.
-	debug.SetGCPercent(20)
 	debug.SetMemoryLimit(8 << 20)
 
 	signals := make(chan os.Signal, 64)

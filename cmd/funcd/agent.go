@@ -157,6 +157,7 @@ type agent struct {
 	background context.Context // of what follows Consul and Nomad
 	cancel     context.CancelFunc
 	running    sync.WaitGroup
+	handlers   *httpapi.Server
 	api        *server
 	runners    *server // nil where containers reach the API's listener
 	// beforeRunners is called by Stop before the containers' socket is closed.
@@ -298,6 +299,7 @@ func (a *agent) listen(runner *preparedRunner) error {
 		cfg.UnsignedAccount = devAccount
 	}
 	handlers := httpapi.New(cfg)
+	a.handlers = handlers
 	listener, err := net.Listen("tcp", s.HTTP)
 	if err != nil {
 		return err
@@ -438,6 +440,9 @@ func (a *agent) Stop() {
 			a.beforeRunners()
 		}
 		a.runners.stop(a.log)
+		if a.handlers != nil {
+			a.handlers.Wait()
+		}
 		a.running.Wait()
 		if a.store != nil {
 			a.store.Close()
