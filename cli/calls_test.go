@@ -123,6 +123,10 @@ func TestOutcomes(t *testing.T) {
 			refuse(api.CallTimeout, "timeout: over 1 s"), ExitTimeout, "", "timeout: over 1 s",
 			`{"CallId":"ID","Status":"FAILED","Message":"timeout: over 1 s"}`,
 		},
+		"cancelled": {
+			refuse(api.Cancelled, "the call was cancelled"), ExitCancelled, "", "the call was cancelled",
+			`{"CallId":"ID","Status":"FAILED","Message":"the call was cancelled"}`,
+		},
 		"output too large": {
 			refuse(api.OutputTooLarge, "the output is over 1048576 bytes"), ExitFailed, "", "the output is over 1048576 bytes",
 			`{"CallId":"ID","Status":"FAILED","Message":"the output is over 1048576 bytes"}`,

@@ -53,3 +53,10 @@ func needs(check cobra.PositionalArgs, what string) cobra.PositionalArgs {
 		return nil
 	}
 }
+
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageErrorf("%s takes no arguments: funcd %[1]s --help shows how", cmd.Name())
+	}
+	return nil
+}

@@ -44,7 +44,7 @@ func (a *app) listCommand() *cobra.Command {
 must match, of different kinds all.`,
 		Example: `  funcd ls -f name=hello -f label=team=web
   funcd rm $(funcd ls -q -f label=temporary)`,
-		Args:              cobra.NoArgs,
+		Args:              noArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "list only what matches `key=value`")

@@ -26,7 +26,7 @@ a-longer-name   s4     ubuntu\x1b[31m                       3 hours ago   x
 	r := at(t, server, "", "ls", "--output=json")
 	require.Zero(t, r.status)
 	require.Contains(t, r.out, `"Name": "hello"`)
-	requireUsage(t, at(t, server, "", "ls", "hello"), "unknown command")
+	requireUsage(t, at(t, server, "", "ls", "hello"), "ls takes no arguments")
 
 	server = routes{"GET /v1.23/funcs": reply(200, "[]")}.serve(t)
 	require.Equal(t, result{out: "NAME   SIZE   IMAGE   COMMAND   CREATED   UUID\n"}, at(t, server, "", "ls"))

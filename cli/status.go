@@ -25,6 +25,7 @@ const (
 	ExitRefused     = 6   // funcd refuses: the access key, a name that is taken, a call that is running, a payload that is too large
 	ExitUnavailable = 7   // funcd, or something that it needs, does not answer
 	ExitNotEnded    = 8   // the call has not ended yet
+	ExitCancelled   = 9   // the call was cancelled
 	ExitInterrupted = 130 // ended by Ctrl-C or SIGTERM
 )
 
@@ -39,6 +40,7 @@ const ExitStatuses = `Exit statuses:
   6    refused: the access key, a name that is taken, a call that runs, a payload that is too large
   7    funcd, or something that it needs, does not answer
   8    get: the call has not ended yet
+  9    the call was cancelled
   130  interrupted`
 
 // Error is why a command failed.
@@ -75,6 +77,7 @@ var statusOf = map[api.Code]int{
 	api.Conflict:       ExitRefused,
 	api.TooLarge:       ExitRefused,
 	api.Unavailable:    ExitUnavailable,
+	api.Cancelled:      ExitCancelled,
 }
 
 // explain makes an *Error of err: what went wrong and what to do about it.

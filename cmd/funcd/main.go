@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -52,6 +53,9 @@ Start with:  funcd agent --dev
 ` + cli.ExitStatuses,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		// For unknownCommand, in place of cobra's own.
+		DisableSuggestions:         true,
+		SuggestionsMinimumDistance: 2,
 	}
 	root.SetArgs(args)
 	root.SetIn(std.in)
@@ -77,11 +81,23 @@ Start with:  funcd agent --dev
 	if explained, ok := errors.AsType[*cli.Error](err); ok {
 		return explained.Report(std.err)
 	}
-	fmt.Fprintln(std.err, "funcd:", err)
+	fmt.Fprintln(std.err, "funcd:", unknownCommand(root, err.Error()))
 	if _, ok := errors.AsType[usageError](err); ok || !begun {
 		return cli.ExitUsage
 	}
 	return cli.ExitError
+}
+
+// unknownCommand adds to cobra's message what there is instead. Other messages stay as they are.
+func unknownCommand(root *cobra.Command, message string) string {
+	var name string
+	if _, err := fmt.Sscanf(message, `unknown command %q for "funcd"`, &name); err != nil {
+		return message
+	}
+	if similar := root.SuggestionsFor(name); len(similar) > 0 {
+		return fmt.Sprintf("unknown command %q: did you mean %s?", name, strings.Join(similar, " or "))
+	}
+	return fmt.Sprintf("unknown command %q: funcd --help lists those that there are", name)
 }
 
 func versionCommand(std stdio) *cobra.Command {
