@@ -158,6 +158,28 @@ type Definition struct {
 	Revision uint64 // grows with every change; starts at 1
 	Function Function
 	Image    Image
+	Volumes  []Volume `json:",omitempty"` // what VolumesFrom stands for, as it was when the function was created
+}
+
+// Volume is a volume of the cluster in a function's containers. What its fields can be is Nomad's matter.
+type Volume struct {
+	Type        string // host or csi
+	Source      string
+	Destination string // a clean absolute path in the container
+	ReadOnly    bool   `json:",omitempty"`
+	// Request is what the job that it is taken from has asked for, apart from its name.
+	Request VolumeRequest `json:",omitzero"`
+}
+
+// VolumeRequest is how a volume is claimed.
+type VolumeRequest struct {
+	ReadOnly       bool     `json:",omitempty"`
+	PerAlloc       bool     `json:",omitempty"`
+	AccessMode     string   `json:",omitempty"`
+	AttachmentMode string   `json:",omitempty"`
+	FSType         string   `json:",omitempty"`
+	MountFlags     []string `json:",omitempty"`
+	SELinuxLabel   string   `json:",omitempty"`
 }
 
 // Image is an image as it was when the function was created, so that a call never asks a registry.

@@ -41,6 +41,9 @@ var (
 	interpolation = regexp.MustCompile(`\$\{[a-zA-Z0-9_\-.]+\}`)
 )
 
+// Interpolated tells whether Nomad would put something else in text: in parts of a job it replaces ${name}.
+func Interpolated(text string) bool { return interpolation.MatchString(text) }
+
 // ParseFunction reads the body of POST /funcs/create, fills in the defaults and checks every field. Unknown members are ignored. The
 // errors are of code Invalid and name the field and what it may be. Image is checked in form only.
 func ParseFunction(body []byte) (Function, error) {
@@ -218,6 +221,12 @@ func (f *Function) Validate() error {
 	return f.validatePorts()
 }
 
+// ParseVolumesFrom reads an element of VolumesFrom.
+func ParseVolumesFrom(text string) (job string, readOnly, ok bool) {
+	job, mode, hasMode := strings.Cut(text, ":")
+	return job, mode == "ro", linkNameFormat.MatchString(job) && (!hasMode || mode == "ro" || mode == "rw")
+}
+
 // validateNetwork refuses what a network mode leaves no room for. Docker refuses the same, apart from that of none.
 func (f *Function) validateNetwork() error {
 	h := &f.HostConfig
@@ -256,7 +265,7 @@ func (c *Config) validate() error {
 	if len(c.Entrypoint) > 0 && c.Entrypoint[0] == "" {
 		return Errorf(Invalid, "Config.Entrypoint: its first element can't be empty")
 	}
-	if c.WorkingDir != "" && (!path.IsAbs(c.WorkingDir) || strings.ContainsRune(c.WorkingDir, 0) || interpolation.MatchString(c.WorkingDir)) {
+	if c.WorkingDir != "" && (!path.IsAbs(c.WorkingDir) || strings.ContainsRune(c.WorkingDir, 0) || Interpolated(c.WorkingDir)) {
 		return Errorf(Invalid, "Config.WorkingDir: %.300q must be an absolute path without ${…}", c.WorkingDir)
 	}
 	for key := range c.Labels {
@@ -276,8 +285,7 @@ func (h *HostConfig) validate() error {
 		return err
 	}
 	for _, volume := range h.VolumesFrom {
-		name, mode, ok := strings.Cut(volume, ":")
-		if !linkNameFormat.MatchString(name) || ok && mode != "ro" && mode != "rw" {
+		if _, _, ok := ParseVolumesFrom(volume); !ok {
 			return Errorf(Invalid, "HostConfig.VolumesFrom: %.300q must be of the form name[:ro|rw]", volume)
 		}
 	}

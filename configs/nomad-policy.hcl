@@ -12,7 +12,12 @@ namespace "default" {
   }
 }
 
-# What the cluster has for functions, for /info.
+# What the cluster has for functions, for /info, and which host volumes hold Docker's socket.
 node {
   policy = "read"
 }
+
+# Only for functions with VolumesFrom: the host volumes that they may have. CSI volumes need the capability csi-mount-volume above.
+# host_volume "*" {
+#   policy = "write"
+# }

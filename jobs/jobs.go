@@ -190,6 +190,9 @@ func Render(d *api.Definition, o Options) (*nomad.Job, error) {
 		return nil, err
 	}
 	link(d, task)
+	if err := mount(d, group, task); err != nil {
+		return nil, err
+	}
 	group.AddTask(task)
 	job.AddTaskGroup(group)
 	return job, nil

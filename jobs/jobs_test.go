@@ -24,6 +24,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 type goldenCase struct {
 	Create  json.RawMessage // the body of POST /funcs/create
 	Image   []string        // the ports that the image exposes
+	Volumes []api.Volume    // what VolumesFrom stands for
 	Options struct {
 		URL            string
 		Namespace      string
@@ -87,7 +88,7 @@ func TestGolden(t *testing.T) {
 			}
 			require.NoError(t, o.Validate())
 			d := definition(t, string(c.Create))
-			d.Image.ExposedPorts = c.Image
+			d.Image.ExposedPorts, d.Volumes = c.Image, c.Volumes
 			job, err := Render(d, o)
 			require.NoError(t, err)
 			got, err := json.MarshalIndent(job, "", "  ")

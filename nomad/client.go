@@ -130,12 +130,6 @@ func (c *Client) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Prepare checks that the function has a job. The error is of code Invalid.
-func (c *Client) Prepare(_ context.Context, d *api.Definition) error {
-	_, err := jobs.Render(d, c.cfg.Options)
-	return err
-}
-
 // Register registers the function's job, or updates it. Dispatches from then on are of this revision.
 func (c *Client) Register(ctx context.Context, d *api.Definition) error {
 	job, err := jobs.Render(d, c.cfg.Options)

@@ -296,6 +296,8 @@ func TestFromEnv(t *testing.T) {
 		"a call":                 {append(slices.Clone(whole), "NOMAD_META_call=x"), with(func(c *Config) { c.Call = "x" })},
 		"another's meta":         {append(slices.Clone(whole), "NOMAD_META_CALL=x"), &base},
 		"a patience":             {append(slices.Clone(whole), "FUNCD_PATIENCE=90s"), with(func(c *Config) { c.Patience = 90 * time.Second })},
+		"volumes":                {append(slices.Clone(whole), `FUNCD_KEEP=["/data","/a b"]`), with(func(c *Config) { c.Keep = []string{"/data", "/a b"} })},
+		"wrong volumes":          {append(slices.Clone(whole), "FUNCD_KEEP=/data"), nil},
 		"a wrong patience":       {append(slices.Clone(whole), "FUNCD_PATIENCE=90"), nil},
 		"the image's own":        {append(slices.Clone(whole), "PATH=/bin", "A=b=c"), with(func(c *Config) { c.Environ = []string{"PATH=/bin", "A=b=c"} })},
 		"Nomad's and funcd's":    {append(slices.Clone(whole), "NOMAD_ALLOC_ID=x", "FUNCD_X=y", "NOMAD_TOKEN=z", "NOMAD=1"), with(func(c *Config) { c.Environ = []string{"NOMAD=1"} })},

@@ -7,11 +7,12 @@ package runner
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -25,6 +26,7 @@ type Config struct {
 	Call    string // the call that the container was started for; empty if it was started ahead of any
 	// What the container was started as, for one that waits for calls.
 	Function, Revision, Job string
+	Keep                    []string // the folders of volumes, which calls share with others
 	// Patience is how long funcd may be away before the runner gives up: a result waits this long to be delivered.
 	Patience time.Duration
 
@@ -40,6 +42,7 @@ const DefaultPatience = 10 * time.Minute
 const (
 	AddressVariable  = "FUNCD_ADDRESS"
 	PatienceVariable = "FUNCD_PATIENCE"
+	KeepVariable     = "FUNCD_KEEP" // a JSON array
 	tokenVariable    = "NOMAD_TOKEN_" + api.RunnerIdentity
 	callVariable     = "NOMAD_META_call"
 	functionVariable = "NOMAD_META_funcd_function"
@@ -65,6 +68,10 @@ func FromEnv(environ []string) (Config, error) {
 			c.Revision = value
 		case jobVariable:
 			c.Job = value
+		case KeepVariable:
+			if err := json.Unmarshal([]byte(value), &c.Keep); err != nil {
+				return Config{}, fmt.Errorf("%s: %w", KeepVariable, err)
+			}
 		case PatienceVariable:
 			d, err := time.ParseDuration(value)
 			if err != nil {
@@ -118,24 +125,10 @@ func Run(ctx context.Context, cfg Config, signals <-chan os.Signal) (int, error)
 			return status, nil
 		}
 		// The next call finds what a new container has, as far as a process can see.
-		clearTemporary()
+		if err := clearTemporary(cfg.Keep); err != nil {
+			return status, fmt.Errorf("the container serves no more calls: %w", err)
+		}
 		link.cfg.Call = ""
-	}
-}
-
-// temporary are the folders that calls of one container may not share.
-var temporary = []string{"/tmp", "/var/tmp", "/dev/shm"}
-
-// clearTemporary empties them as far as the image's user may.
-func clearTemporary() {
-	for _, dir := range temporary {
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			continue
-		}
-		for _, entry := range entries {
-			_ = os.RemoveAll(filepath.Join(dir, entry.Name()))
-		}
 	}
 }
 

@@ -18,8 +18,9 @@ import (
 	"github.com/funcd/funcd/api"
 )
 
-// What the runner empties between calls is this machine's, if the tests let it.
+// What the runner empties between calls is this machine's, if the tests let it, and what is mounted there is the machine's matter.
 func init() {
+	mountInfo = "testdata/mountinfo"
 	temporary = []string{filepath.Join(os.TempDir(), "funcd-runner-test-"+strconv.Itoa(os.Getpid())), "/does/not/exist"}
 }
 

@@ -50,6 +50,7 @@ client {
   options = {
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
   }
+  %[8]s
 }
 
 plugin "docker" {
@@ -68,8 +69,8 @@ plugin "docker" {
 `
 
 // startNode starts a Nomad client of dev's Nomad, in the node pool of its name, and returns when a job can run on it. kill ends it with
-// SIGKILL, as a machine that loses its power ends, and what it had running beside the containers.
-func startNode(t *testing.T, name string) (kill func()) {
+// SIGKILL, as a machine that loses its power ends, and what it had running beside the containers. more goes into the client's configuration.
+func startNode(t *testing.T, name string, more ...string) (kill func()) {
 	t.Helper()
 	rpc := regexp.MustCompile(`(?m)^\s*rpc\s*=\s*([0-9]+)`).FindStringSubmatch(readFile(t, filepath.Join(dev.data(), "nomad-dev.hcl")))
 	require.NotNil(t, rpc, "the port of Nomad's servers")
@@ -78,7 +79,8 @@ func startNode(t *testing.T, name string) (kill func()) {
 	dir := filepath.Join(root, name+"-node")
 	require.NoError(t, os.MkdirAll(dir, 0o700))
 	file := filepath.Join(dir, "nomad.hcl")
-	config := fmt.Sprintf(nodeConfig, name, filepath.Join(dir, "data"), free[0], free[1], free[2], dev.consul, "127.0.0.1:"+rpc[1])
+	config := fmt.Sprintf(nodeConfig, name, filepath.Join(dir, "data"), free[0], free[1], free[2], dev.consul, "127.0.0.1:"+rpc[1],
+		strings.Join(more, "\n  "))
 	require.NoError(t, os.WriteFile(file, []byte(config), 0o600))
 	output, err := os.Create(filepath.Join(dir, "nomad.log"))
 	require.NoError(t, err)

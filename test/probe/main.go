@@ -11,6 +11,7 @@
 //	listen PORT      answer each line that comes to the port, over TCP or UDP, with the protocol and the name of the host, until one says "end"
 //	dial PORT        send a line to the port of the host that standard input names, and print the answer
 //	hosts            print /etc/hosts
+//	fs               follow the lines of standard input: "write PATH TEXT", "read PATH" or "list DIR", and print what comes of each
 //	interfaces       print the network interfaces and their IPv4 addresses, a line each
 //	files            print the file descriptors that it was started with and what they are, a line each
 package main
@@ -46,6 +47,7 @@ var commands = map[string]func(n int, stdin io.Reader, stdout, stderr io.Writer)
 	"interfaces": interfaces,
 	"dial":       dial,
 	"hosts":      hosts,
+	"fs":         fs,
 }
 
 // status is an error that is to be the exit status and nothing else.
