@@ -1,5 +1,7 @@
 package api
 
+import "time"
+
 // JobStatus is what the cluster says of the job of one call.
 type JobStatus struct {
 	Job        string
@@ -62,4 +64,21 @@ type ClusterResources struct {
 	// The account's calls and slots that have a place in the cluster, and those of them whose container runs.
 	Containers int
 	Running    int
+}
+
+// FunctionJob is the job of a function in the cluster.
+type FunctionJob struct {
+	Account, Name, Function string
+	Revision                uint64 // of the function, that the job was made from
+	Index                   uint64 // changes with every change of the job, by whomever
+	Stopped                 bool   // it takes no dispatches
+}
+
+// EndedJob is the job of a single container that has ended.
+type EndedJob struct {
+	Account, Name, Function string
+	Job                     string
+	Call                    string    // that it was started for; empty for a slot
+	Submitted               time.Time // when it was dispatched
+	Order                   uint64    // is larger for those that ended later
 }

@@ -192,7 +192,7 @@ func (s *Store) keepFetched(ctx context.Context, rec api.Record, keep time.Durat
 	if err != nil {
 		return err
 	}
-	if _, err := s.js.Publish(ctx, recordSubject(rec.Function, rec.CallID), data, jetstream.WithExpectStream(recordsStream),
+	if _, err := s.js.Publish(ctx, recordSubject(rec.Function, rec.CallID), data, untilLeader, leaderPause, jetstream.WithExpectStream(recordsStream),
 		jetstream.WithMsgTTL(keep)); err != nil {
 		return unavailable(err)
 	}

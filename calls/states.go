@@ -237,6 +237,20 @@ func (s *states) waiting(function string) []waitingCall {
 	return waiting
 }
 
+// running returns the ids of the function's calls that have a container.
+func (s *states) running(function string) (calls []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.now.functions[function]; f != nil {
+		for id, state := range f.calls {
+			if stateNames[state.state] == api.Running {
+				calls = append(calls, id.String())
+			}
+		}
+	}
+	return calls
+}
+
 // micros is t for a change.
 func micros(t time.Time) int64 {
 	if t.IsZero() {

@@ -212,6 +212,16 @@ func (s *Store) Status(ctx context.Context, function string) (api.Status, error)
 	}
 }
 
+// Running returns the ids of a function's calls that have a container, from memory: of one that another server has changed in this moment it may
+// not have heard. Errors are those of Status.
+func (s *Store) Running(ctx context.Context, function string) ([]string, error) {
+	status, err := s.Status(ctx, function)
+	if err != nil || status.Running == 0 {
+		return nil, err
+	}
+	return s.states.running(function), nil
+}
+
 // Calls passes all calls of a function to yield: those with a record in the order in which they were last changed, then those that wait, the
 // oldest first. A few hundred are in memory at a time, and the ids of those that wait. A call that changes meanwhile may be left
 // out, or be told as it was. It returns yield's error, or one of code Unavailable.

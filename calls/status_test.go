@@ -269,3 +269,30 @@ func TestListingLeavesNothingInJetStream(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, info.State.Consumers)
 }
+
+func TestRunningCalls(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, Config{})
+	running := func() []string {
+		calls, err := s.Running(t.Context(), "f")
+		require.NoError(t, err)
+		slices.Sort(calls)
+		return calls
+	}
+	require.Empty(t, running())
+	enqueue(t, s, "f", 0, 4)
+	rec := newRecord(1, api.Running)
+	version, err := s.SaveRecord(t.Context(), rec, 0)
+	require.NoError(t, err)
+	_, err = s.SaveRecord(t.Context(), newRecord(2, api.Running), 0)
+	require.NoError(t, err)
+	_, err = s.SaveRecord(t.Context(), newRecord(3, api.Failed), 0)
+	require.NoError(t, err)
+	require.Equal(t, []string{newCall("f", 1).ID, newCall("f", 2).ID}, running())
+	rec.State = api.Finished
+	_, err = s.SaveRecord(t.Context(), rec, version)
+	require.NoError(t, err)
+	require.Equal(t, []string{newCall("f", 2).ID}, running())
+	_, err = s.Running(t.Context(), "*")
+	require.Equal(t, api.Invalid, api.CodeOf(err))
+}

@@ -13,8 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -265,14 +268,15 @@ func (s *Store) RemoveFunction(ctx context.Context, function string) error {
 	if err := checkIDs(function); err != nil {
 		return err
 	}
+	if err := s.records.Purge(ctx, jetstream.WithPurgeSubject(recordSubject(function, "*"))); err != nil {
+		return unavailable(err)
+	}
 	s.forgetStreams(function)
-	for _, name := range []string{logStream(function), outStream(function)} {
+	// The log, which every function has that was ever called, goes last: as long as it is there, Functions tells that something is left.
+	for _, name := range []string{outStream(function), logStream(function)} {
 		if err := s.js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			return unavailable(err)
 		}
-	}
-	if err := s.records.Purge(ctx, jetstream.WithPurgeSubject(recordSubject(function, "*"))); err != nil {
-		return unavailable(err)
 	}
 	gone := change{Kind: functionGone, Function: function}
 	s.states.apply(gone)
@@ -298,6 +302,25 @@ var (
 // direct tells whether messages may be read from any server that holds them. With replicas that may be one that has not heard of the last
 // writes yet, and what is read decides whether a result is a call's: then only the stream's leader is asked.
 func (s *Store) direct() bool { return s.cfg.Replicas == 1 }
+
+// Functions returns the ids of all functions of whose calls something is kept. The error is of code Unavailable.
+func (s *Store) Functions(ctx context.Context) ([]string, error) {
+	known := map[string]bool{}
+	for _, subjects := range []string{logSubject("*", "*"), outSubject("*", "*")} {
+		names := s.js.StreamNames(ctx, jetstream.WithStreamListSubject(subjects))
+		for name := range names.Name() {
+			for _, prefix := range []string{logStream(""), outStream("")} {
+				if function, ok := strings.CutPrefix(name, prefix); ok {
+					known[function] = true
+				}
+			}
+		}
+		if err := names.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
+			return nil, unavailable(err)
+		}
+	}
+	return slices.Sorted(maps.Keys(known)), nil
+}
 
 // stream returns the stream of this name, made by config if this server has not seen it yet. anchor is empty if it is to have none.
 func (s *Store) stream(ctx context.Context, name, anchor string, config func() jetstream.StreamConfig) (*anchored, error) {

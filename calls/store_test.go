@@ -133,3 +133,21 @@ func TestFirstUseFromManySides(t *testing.T) {
 		require.NoError(t, <-errs)
 	}
 }
+
+func TestFunctionsOfWhichSomethingIsKept(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, Config{})
+	functions := func() []string {
+		ids, err := s.Functions(t.Context())
+		require.NoError(t, err)
+		return ids
+	}
+	require.Empty(t, functions())
+	require.NoError(t, s.SaveOutput(t.Context(), "f1", "c", []byte("out")))
+	s.Log(t.Context(), "f2", api.Event{CallID: "c"})
+	s.Log(t.Context(), "f1", api.Event{CallID: "c"})
+	enqueue(t, s, "f3", 0, 1)
+	require.Equal(t, []string{"f1", "f2"}, functions())
+	require.NoError(t, s.RemoveFunction(t.Context(), "f1"))
+	require.Equal(t, []string{"f2"}, functions())
+}

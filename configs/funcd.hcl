@@ -40,6 +40,9 @@ limits {
   # Images that one account has the cluster pull at once, on one server, and how long a pull may take.
   pulls     = 3
   pull_time = "10m"
+
+  # What is left of a function that Consul does not have any more (its job, the outputs and logs of its calls) is removed after so long.
+  orphan_time = "1h"
 }
 
 # Containers that are started ahead of calls, each for one call unless the function asks for funcd.reuse. A function gets as many as its label
@@ -97,6 +100,12 @@ nomad {
 
   # Processes in one container. 0: the clients' own limit.
   pids_limit = 1024
+
+  # The jobs of containers that have ended stay to be looked at for so long, and at most so many of each function; then they are purged.
+  # Nomad itself would keep each for 4 hours, in its servers' memory.
+  dead_time  = "1h"
+  dead_jobs  = 500
+  purge_rate = 50 # in a second, at most
 
   # The host_network of the clients on whose address ports are published. One with several addresses on a node has a fixed port once for each.
   # host_network = "default"

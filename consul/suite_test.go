@@ -75,6 +75,8 @@ func testBackend(t *testing.T, connect func(t *testing.T, prefix string) *Client
 		"update at once":                  testUpdateAtOnce,
 		"delete":                          testDelete,
 		"watch":                           testWatch,
+		"the cluster's id":                testClusterID,
+		"stored functions":                testStored,
 		"functions of two servers":        testFunctions,
 		"functions before the first list": testFunctionsNotRunning,
 		"functions under churn":           testFunctionsChurn,

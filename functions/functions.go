@@ -6,8 +6,6 @@ package functions
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"strings"
 	"time"
@@ -25,7 +23,9 @@ type Store interface {
 	// Delete removes the function if it still has this id.
 	Delete(ctx context.Context, account, name, id string) error
 	Get(ctx context.Context, account, name string) (api.Definition, error)
+	// All returns all functions from memory, Stored those that are stored now, or none if it can't be sure of all.
 	All() []api.Definition
+	Stored(ctx context.Context) ([]api.Definition, error)
 }
 
 // Cluster holds a job for each function. Its errors are of code Invalid and Unavailable.
@@ -33,10 +33,12 @@ type Cluster interface {
 	// Prepare checks that the cluster can run the function, and notes in d what it has to be known of the cluster for that.
 	Prepare(ctx context.Context, d *api.Definition) error
 	Register(ctx context.Context, d *api.Definition) error
-	// Remove removes the function's job and those of its calls. It is no error if they are gone.
-	Remove(ctx context.Context, account, name string) error
-	// Registered returns the revision of every function that has a job, by the function's internal id.
-	Registered(ctx context.Context) (map[string]uint64, error)
+	// Remove removes the job of the function with this id and those of its calls. It is no error if they are gone.
+	Remove(ctx context.Context, account, name, id string) error
+	// FunctionJobs returns the jobs of all functions.
+	FunctionJobs(ctx context.Context) ([]api.FunctionJob, error)
+	// Drifted tells whether the function's job is another than Register would make.
+	Drifted(ctx context.Context, d *api.Definition) (bool, error)
 }
 
 // Images looks images up, with the account's logins. An image that can't be used is an error of code Invalid that says why.
@@ -52,6 +54,9 @@ type Calls interface {
 	InFlight(ctx context.Context, account, function string) (int, error)
 	// RemoveFunction drops all that is kept of the function's calls.
 	RemoveFunction(ctx context.Context, function string) error
+	// Functions returns the ids of those of whose calls something is kept, and Status how many they are.
+	Functions(ctx context.Context) ([]string, error)
+	Status(ctx context.Context, function string) (api.Status, error)
 }
 
 // Canceller cancels calls.
@@ -69,18 +74,21 @@ type Config struct {
 	Cancel  Canceller
 	// StopTime is how long a call that was cancelled may take to end: at most the time between a function's StopSignal and SIGKILL.
 	StopTime time.Duration
-	Logger   *slog.Logger
+	// OrphanTime is for how long a function must have been unknown before what is left of it is removed.
+	OrphanTime time.Duration
+	Logger     *slog.Logger
 }
 
 // Service does what the management endpoints ask for. It may be used from any goroutine.
 type Service struct {
-	cfg Config
-	log *slog.Logger
+	cfg    Config
+	log    *slog.Logger
+	upkeep upkeep
 }
 
 // New returns a Service.
 func New(cfg Config) *Service {
-	return &Service{cfg: cfg, log: cfg.Logger.With("component", "functions")}
+	return &Service{cfg: cfg, log: cfg.Logger.With("component", "functions"), upkeep: upkeep{checked: map[string]uint64{}}}
 }
 
 // undoTime is for taking back what was done, when a later step has failed or its caller has gone.
@@ -136,7 +144,7 @@ func (s *Service) undoCreate(ctx context.Context, d api.Definition) {
 		return
 	}
 	// The answer to the registration may have been lost, not the registration.
-	if err := s.cfg.Cluster.Remove(ctx, d.Account, d.Function.Name); err != nil {
+	if err := s.cfg.Cluster.Remove(ctx, d.Account, d.Function.Name, d.ID); err != nil {
 		s.log.Warn("the job of a function that was not created may be left behind", "function", d.ID, "error", err)
 	}
 }
@@ -209,37 +217,4 @@ func (s *Service) undoUpdate(ctx context.Context, before, after api.Definition) 
 	if err != nil {
 		s.log.Error("an update that could not be registered stays", "function", after.ID, "error", err)
 	}
-}
-
-// Repair registers the functions that the cluster has not, or has in an older revision: it has lost its data, or a server died between the
-// two steps of a change. One that the cluster refuses does not keep the others.
-func (s *Service) Repair(ctx context.Context) error {
-	registered, err := s.cfg.Cluster.Registered(ctx)
-	if err != nil {
-		return err
-	}
-	var refused error
-	for _, d := range s.cfg.Store.All() {
-		if registered[d.ID] == d.Revision {
-			continue
-		}
-		// All may be behind by a moment: the latest definition is what counts.
-		latest, err := s.cfg.Store.Get(ctx, d.Account, d.Function.Name)
-		if api.CodeOf(err) == api.NotFound || err == nil && registered[latest.ID] == latest.Revision {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		err = s.cfg.Cluster.Register(ctx, &latest)
-		switch api.CodeOf(err) {
-		case "":
-			s.log.Info("a function was registered again", "function", latest.ID, "name", latest.Function.Name)
-		case api.Unavailable:
-			return err
-		default:
-			refused = errors.Join(refused, fmt.Errorf("function %s: %w", latest.ID, err))
-		}
-	}
-	return refused
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -27,6 +28,11 @@ type fakes struct {
 	defs       map[string]api.Definition // by account/name
 	registered map[string]uint64         // revisions by account/name
 	ids        map[string]string         // the ids that they were registered with
+	indexes    map[string]uint64         // of the jobs, by account/name
+	stopped    map[string]bool           // jobs that take no dispatches
+	drifted    map[string]bool           // jobs that are not what they were registered as
+	kept       []string                  // functions of whose calls something is kept
+	statuses   map[string]api.Status
 	images     map[string]api.Image
 	inFlight   int
 	stubborn   int              // calls in flight that do not end when they are cancelled
@@ -43,13 +49,17 @@ func newFakes() *fakes {
 		defs:       map[string]api.Definition{},
 		registered: map[string]uint64{},
 		ids:        map[string]string{},
+		indexes:    map[string]uint64{},
+		stopped:    map[string]bool{},
+		drifted:    map[string]bool{},
+		statuses:   map[string]api.Status{},
 		images:     map[string]api.Image{"busybox": {Ref: "busybox@sha256:1", ID: "sha256:2", Cmd: []string{"sh"}}, "bare": {Ref: "bare@sha256:3"}},
 		fail:       map[string]error{},
 	}
 }
 
 func (f *fakes) service() *Service {
-	return New(Config{Store: f, Cluster: cluster{f}, Images: f, Calls: f, Cancel: f, StopTime: time.Second, Logger: slog.New(slog.DiscardHandler)})
+	return New(Config{Store: f, Cluster: cluster{f}, Images: f, Calls: f, Cancel: f, StopTime: time.Second, OrphanTime: time.Hour, Logger: slog.New(slog.DiscardHandler)})
 }
 
 // do does one operation, or fails as it was told to.
@@ -152,7 +162,10 @@ func (f *fakes) CancelAll(ctx context.Context, _, _ string) error {
 }
 
 func (f *fakes) RemoveFunction(ctx context.Context, function string) error {
-	return f.do(ctx, "Calls.RemoveFunction", func() { f.removed = append(f.removed, function) })
+	return f.do(ctx, "Calls.RemoveFunction", func() {
+		f.removed = append(f.removed, function)
+		f.kept = slices.DeleteFunc(f.kept, func(other string) bool { return other == function })
+	})
 }
 
 // cluster is the fakes as a Cluster.
@@ -166,24 +179,55 @@ func (c cluster) Register(ctx context.Context, d *api.Definition) error {
 	return c.f.do(ctx, "Cluster.Register", func() {
 		k := d.Account + "/" + d.Function.Name
 		c.f.registered[k], c.f.ids[k] = d.Revision, d.ID
+		c.f.indexes[k]++
+		delete(c.f.stopped, k)
+		delete(c.f.drifted, k)
 	})
 }
 
-func (c cluster) Remove(ctx context.Context, account, name string) error {
+func (c cluster) Remove(ctx context.Context, account, name, id string) error {
 	return c.f.do(ctx, "Cluster.Remove", func() {
-		delete(c.f.registered, account+"/"+name)
-		delete(c.f.ids, account+"/"+name)
-	})
-}
-
-func (c cluster) Registered(ctx context.Context) (revisions map[string]uint64, err error) {
-	err = c.f.do(ctx, "Cluster.Registered", func() {
-		revisions = map[string]uint64{}
-		for k, revision := range c.f.registered {
-			revisions[c.f.ids[k]] = revision
+		if c.f.ids[account+"/"+name] == id {
+			delete(c.f.registered, account+"/"+name)
+			delete(c.f.ids, account+"/"+name)
 		}
 	})
-	return revisions, err
+}
+
+func (c cluster) FunctionJobs(ctx context.Context) (jobs []api.FunctionJob, err error) {
+	err = c.f.do(ctx, "Cluster.FunctionJobs", func() {
+		for k, revision := range c.f.registered {
+			account, name, _ := strings.Cut(k, "/")
+			jobs = append(jobs, api.FunctionJob{
+				Account: account, Name: name, Function: c.f.ids[k], Revision: revision, Index: c.f.indexes[k], Stopped: c.f.stopped[k],
+			})
+		}
+	})
+	return jobs, err
+}
+
+func (c cluster) Drifted(ctx context.Context, d *api.Definition) (drifted bool, err error) {
+	err = c.f.do(ctx, "Cluster.Drifted", func() { drifted = c.f.drifted[d.Account+"/"+d.Function.Name] })
+	return drifted, err
+}
+
+func (f *fakes) Stored(ctx context.Context) (all []api.Definition, err error) {
+	err = f.do(ctx, "Store.Stored", func() {
+		for _, k := range slices.Sorted(maps.Keys(f.defs)) {
+			all = append(all, f.defs[k])
+		}
+	})
+	return all, err
+}
+
+func (f *fakes) Functions(ctx context.Context) (ids []string, err error) {
+	err = f.do(ctx, "Calls.Functions", func() { ids = slices.Clone(f.kept) })
+	return ids, err
+}
+
+func (f *fakes) Status(ctx context.Context, function string) (status api.Status, err error) {
+	err = f.do(ctx, "Calls.Status", func() { status = f.statuses[function] })
+	return status, err
 }
 
 func hello() api.Function {
@@ -413,125 +457,6 @@ func TestAFailedUpdateLeavesALaterOneAlone(t *testing.T) {
 	_, err := s.Update(t.Context(), "acme", "hello", api.FunctionUpdate{Timeout: &first})
 	requireCode(t, api.Unavailable, err)
 	require.Equal(t, second, f.defs["acme/hello"].Function.Timeout)
-}
-
-func TestRepair(t *testing.T) {
-	t.Parallel()
-	f := newFakes()
-	s := f.service()
-	for _, name := range []string{"current", "missing", "older", "reused"} {
-		fn := hello()
-		fn.Name = name
-		_, err := s.Create(t.Context(), "acme", fn)
-		require.NoError(t, err)
-	}
-	delete(f.registered, "acme/missing")
-	d := f.defs["acme/older"]
-	d.Revision = 4
-	f.defs["acme/older"] = d
-	f.ids["acme/reused"] = "that of one that was removed"
-	f.done = nil
-
-	require.NoError(t, s.Repair(t.Context()))
-	require.Equal(t, map[string]uint64{"acme/current": 1, "acme/missing": 1, "acme/older": 4, "acme/reused": 1}, f.registered)
-	require.Equal(t, f.defs["acme/reused"].ID, f.ids["acme/reused"])
-	count := func(operation string) (n int) {
-		for _, done := range f.done {
-			if done == operation {
-				n++
-			}
-		}
-		return n
-	}
-	require.Equal(t, 3, count("Cluster.Register"), "what is current is left alone")
-
-	f.done = nil
-	require.NoError(t, s.Repair(t.Context()))
-	require.Equal(t, []string{"Cluster.Registered"}, f.done)
-}
-
-func TestRepairLeavesConcurrentChangesAlone(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct {
-		change func(f *fakes)
-		want   map[string]uint64
-	}{
-		"removed": {func(f *fakes) { clear(f.defs) }, map[string]uint64{}},
-		"updated": {func(f *fakes) {
-			d := f.defs["acme/hello"]
-			d.Revision = 2
-			f.defs["acme/hello"] = d
-		}, map[string]uint64{"acme/hello": 2}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f, s, _ := created(t)
-			clear(f.registered)
-			f.before = func(operation string) {
-				if operation == "Store.Get" { // All has been read
-					f.before = nil
-					c.change(f)
-				}
-			}
-			require.NoError(t, s.Repair(t.Context()))
-			require.Equal(t, c.want, f.registered)
-		})
-	}
-}
-
-func TestRepairOfADefinitionThatIsBehind(t *testing.T) {
-	t.Parallel()
-	f, s, _ := created(t)
-	f.cached = f.All()
-	timeout := 7
-	_, err := s.Update(t.Context(), "acme", "hello", api.FunctionUpdate{Timeout: &timeout})
-	require.NoError(t, err)
-	f.done = nil
-	require.NoError(t, s.Repair(t.Context()))
-	require.Equal(t, []string{"Cluster.Registered", "Store.Get"}, f.done, "the latest has its job")
-}
-
-func TestRepairFails(t *testing.T) {
-	t.Parallel()
-	for _, operation := range []string{"Cluster.Registered", "Store.Get", "Cluster.Register"} {
-		t.Run(operation, func(t *testing.T) {
-			t.Parallel()
-			f, s, _ := created(t)
-			clear(f.registered)
-			f.fail[operation] = errAway
-			requireCode(t, api.Unavailable, s.Repair(t.Context()))
-			delete(f.fail, operation)
-			require.NoError(t, s.Repair(t.Context()))
-			require.Equal(t, map[string]uint64{"acme/hello": 1}, f.registered)
-		})
-	}
-}
-
-func TestRepairGoesOnAfterOneThatIsRefused(t *testing.T) {
-	t.Parallel()
-	f := newFakes()
-	s := f.service()
-	for _, name := range []string{"a", "b", "c"} {
-		fn := hello()
-		fn.Name = name
-		_, err := s.Create(t.Context(), "acme", fn)
-		require.NoError(t, err)
-	}
-	clear(f.registered)
-	registrations := 0
-	f.before = func(operation string) {
-		if operation != "Cluster.Register" {
-			return
-		}
-		delete(f.fail, operation)
-		if registrations++; registrations == 1 {
-			f.fail[operation] = api.Errorf(api.Invalid, "no such size")
-		}
-	}
-	err := s.Repair(t.Context())
-	requireCode(t, api.Invalid, err)
-	require.ErrorContains(t, err, f.defs["acme/a"].ID)
-	require.Equal(t, map[string]uint64{"acme/b": 1, "acme/c": 1}, f.registered)
 }
 
 // breakAfter has an operation fail from the first of another one on.

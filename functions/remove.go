@@ -28,18 +28,23 @@ func (s *Service) Remove(ctx context.Context, account, name string, force bool) 
 	// It is gone for its callers. What is left of it is cleared away as far as its places answer; what is not is logged.
 	ctx = context.WithoutCancel(ctx)
 	if force {
-		s.endCalls(ctx, d)
+		s.endCalls(ctx, account, d.ID)
 	}
-	ctx, cancel := context.WithTimeout(ctx, undoTime)
-	defer cancel()
-	if err := s.cfg.Cluster.Remove(ctx, account, name); err != nil {
-		s.log.Warn("jobs of a removed function are left behind", "function", d.ID, "error", err)
-	}
-	if err := s.cfg.Calls.RemoveFunction(ctx, d.ID); err != nil {
-		s.log.Warn("outputs and logs of a removed function are left behind", "function", d.ID, "error", err)
-	}
+	s.clear(ctx, account, name, d.ID)
 	s.log.Info("a function was removed", "function", d.ID, "account", account, "name", name)
 	return nil
+}
+
+// clear removes what is left of a function without calls in flight. What it does not reach is logged, and left to Repair.
+func (s *Service) clear(ctx context.Context, account, name, id string) {
+	ctx, cancel := context.WithTimeout(ctx, undoTime)
+	defer cancel()
+	if err := s.cfg.Cluster.Remove(ctx, account, name, id); err != nil {
+		s.log.Warn("jobs of a removed function are left behind", "function", id, "error", err)
+	}
+	if err := s.cfg.Calls.RemoveFunction(ctx, id); err != nil {
+		s.log.Warn("outputs and logs of a removed function are left behind", "function", id, "error", err)
+	}
 }
 
 // How often it is looked whether calls have ended.
@@ -49,22 +54,22 @@ const (
 )
 
 // endCalls cancels the calls of a function that takes no more, and returns when all have ended, or have had the time for it.
-func (s *Service) endCalls(ctx context.Context, d api.Definition) {
+func (s *Service) endCalls(ctx context.Context, account, id string) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.StopTime+undoTime)
 	defer cancel()
 	for wait := firstLook; ; wait = min(2*wait, lastLook) {
 		// Each time, as a server may have accepted one that had not heard yet.
-		err := s.cfg.Cancel.CancelAll(ctx, d.Account, d.ID)
+		err := s.cfg.Cancel.CancelAll(ctx, account, id)
 		n := 0
 		if err == nil {
-			n, err = s.cfg.Calls.InFlight(ctx, d.Account, d.ID)
+			n, err = s.cfg.Calls.InFlight(ctx, account, id)
 		}
 		if err == nil && n == 0 {
 			return
 		}
 		select {
 		case <-ctx.Done():
-			s.log.Warn("calls of a removed function have not ended", "function", d.ID, "calls", n, "error", err)
+			s.log.Warn("calls of a removed function have not ended", "function", id, "calls", n, "error", err)
 			return
 		case <-time.After(wait):
 		}

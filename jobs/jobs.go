@@ -31,6 +31,7 @@ type Options struct {
 	Sizes          map[string]Size // by ContainerSize; all of api.Sizes
 	MaxKillTimeout time.Duration   // the clients' max_kill_timeout, over which Nomad would cut it
 	PidsLimit      int             // processes in a container, 0 for the clients' default
+	Cluster        string          // the id of the funcd cluster, as several may share a Nomad; empty while it is not known
 	HostNetwork    string          // of the clients, where ports are published; empty for the default
 	PullTime       time.Duration   // of one image on one node, by RenderPull; 0 for the clients' default
 	Runner         Runner
@@ -93,8 +94,9 @@ const (
 	MetaAccount  = api.ServiceAccount
 	MetaName     = "funcd_name"
 	MetaRevision = "funcd_revision"
-	MetaCall     = "call" // of a dispatch for a call: the call's id
-	MetaSlot     = "slot" // of a dispatch ahead of any call: an id of its own
+	MetaCluster  = "funcd_cluster" // whose job it is
+	MetaCall     = "call"          // of a dispatch for a call: the call's id
+	MetaSlot     = "slot"          // of a dispatch ahead of any call: an id of its own
 )
 
 // DefaultMaxKillTimeout is the default of max_kill_timeout in a Nomad client's configuration.
@@ -177,6 +179,9 @@ func Render(d *api.Definition, o Options) (*nomad.Job, error) {
 		MetaAccount:  d.Account,
 		MetaName:     d.Function.Name,
 		MetaRevision: strconv.FormatUint(d.Revision, 10),
+	}
+	if o.Cluster != "" {
+		job.Meta[MetaCluster] = o.Cluster
 	}
 	job.UI = &nomad.JobUIConfig{Description: describe(d)}
 

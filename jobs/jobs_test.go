@@ -31,6 +31,7 @@ type goldenCase struct {
 		NodePool       string
 		PidsLimit      int
 		HostNetwork    string
+		Cluster        string
 		MaxKillTimeout string
 		Sizes          map[string]Size
 	}
@@ -75,7 +76,7 @@ func TestGolden(t *testing.T) {
 				o.Runner = Runner{URL: c.Options.URL, ArchiveSHA256: testSum}
 			}
 			o.Namespace, o.NodePool = c.Options.Namespace, c.Options.NodePool
-			o.HostNetwork = c.Options.HostNetwork
+			o.HostNetwork, o.Cluster = c.Options.HostNetwork, c.Options.Cluster
 			if c.Options.PidsLimit != 0 {
 				o.PidsLimit = c.Options.PidsLimit
 			}

@@ -13,11 +13,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 	lru "github.com/hashicorp/golang-lru"
 	nomad "github.com/hashicorp/nomad/api"
+	"golang.org/x/time/rate"
 
 	"github.com/funcd/funcd/api"
 	"github.com/funcd/funcd/jobs"
@@ -34,11 +36,16 @@ type Config struct {
 	Logins func(account, image string) (*api.RegistryAuth, error)
 	// Timeout bounds every request that does not wait for a change. Default 10 s.
 	Timeout time.Duration
-	Logger  *slog.Logger
+	// PurgeRate is how many jobs are purged in a second at most. Default 50.
+	PurgeRate int
+	Logger    *slog.Logger
 }
 
-// DefaultTimeout is the default of Config.Timeout.
-const DefaultTimeout = 10 * time.Second
+// Defaults of Config.
+const (
+	DefaultTimeout   = 10 * time.Second
+	DefaultPurgeRate = 50
+)
 
 // Client is a connection to Nomad. Run must run for Watch to be told anything after its first status.
 type Client struct {
@@ -46,6 +53,8 @@ type Client struct {
 	log      *slog.Logger
 	nomad    *nomad.Client
 	identity identities
+	upkeep   *rate.Limiter          // of what is done to jobs without anyone waiting for it
+	cluster  atomic.Pointer[string] // see SetCluster
 
 	mu      sync.Mutex
 	watches map[string]map[*watch]struct{} // by job
@@ -55,6 +64,9 @@ type Client struct {
 func New(cfg Config) (*Client, error) {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = DefaultTimeout
+	}
+	if cfg.PurgeRate == 0 {
+		cfg.PurgeRate = DefaultPurgeRate
 	}
 	if err := cfg.Options.Validate(); err != nil {
 		return nil, err
@@ -83,6 +95,7 @@ func New(cfg Config) (*Client, error) {
 		nomad:    client,
 		watches:  map[string]map[*watch]struct{}{},
 		identity: identities{seen: seen},
+		upkeep:   rate.NewLimiter(rate.Limit(cfg.PurgeRate), cfg.PurgeRate),
 	}, nil
 }
 
@@ -132,7 +145,7 @@ func (c *Client) Ping(ctx context.Context) error {
 
 // Register registers the function's job, or updates it. Dispatches from then on are of this revision.
 func (c *Client) Register(ctx context.Context, d *api.Definition) error {
-	job, err := jobs.Render(d, c.cfg.Options)
+	job, err := c.render(d)
 	if err != nil {
 		return err
 	}
@@ -140,41 +153,6 @@ func (c *Client) Register(ctx context.Context, d *api.Definition) error {
 	defer cancel()
 	_, _, err = c.nomad.Jobs().Register(job, w)
 	return translate(err, "registering the function")
-}
-
-// Remove purges the function's job and before it the jobs of its calls, which Nomad would otherwise leave without a parent
-// (hashicorp/nomad#6970). It is no error if they are gone.
-func (c *Client) Remove(ctx context.Context, account, name string) error {
-	id := jobs.ID(account, name)
-	children, err := c.children(ctx, id)
-	if err != nil {
-		return err
-	}
-	for _, child := range children {
-		if err := c.purge(ctx, child.ID); err != nil {
-			return err
-		}
-	}
-	return c.purge(ctx, id)
-}
-
-// children lists the dispatches of a function's job.
-func (c *Client) children(ctx context.Context, id string) ([]*nomad.JobListStub, error) {
-	q, cancel := c.query(ctx)
-	defer cancel()
-	q.Prefix = id + "/dispatch-"
-	list, _, err := c.nomad.Jobs().List(q)
-	return list, translate(err, "listing the function's calls")
-}
-
-func (c *Client) purge(ctx context.Context, job string) error {
-	w, cancel := c.write(ctx)
-	defer cancel()
-	_, _, err := c.nomad.Jobs().Deregister(job, true, w)
-	if err := translate(err, "purging a job"); api.CodeOf(err) != api.NotFound {
-		return err
-	}
-	return nil
 }
 
 // DispatchSlot starts a container of the function ahead of any call and returns the name of its job. The error is of code NotFound if the
@@ -294,6 +272,8 @@ type listed struct {
 	Stop       bool
 	SubmitTime int64 // in nanoseconds
 	Meta       map[string]string
+
+	ModifyIndex, JobModifyIndex uint64
 }
 
 // list lists jobs by the prefix of their id and a filter expression, with their meta.
@@ -304,20 +284,4 @@ func (c *Client) list(ctx context.Context, prefix, filter, doing string) ([]list
 	var list []listed
 	_, err := c.nomad.Raw().Query("/v1/jobs", &list, q)
 	return list, translate(err, doing)
-}
-
-// Registered returns the revision of every function that has a job, by the function's internal id.
-func (c *Client) Registered(ctx context.Context) (map[string]uint64, error) {
-	// Dispatches have a parent; the meta of thousands of them need not travel.
-	list, err := c.list(ctx, jobs.Prefix, `ParentID == ""`, "listing the functions' jobs")
-	if err != nil {
-		return nil, err
-	}
-	revisions := make(map[string]uint64, len(list))
-	for _, job := range list {
-		if revision, err := strconv.ParseUint(job.Meta[jobs.MetaRevision], 10, 64); err == nil && !job.Stop {
-			revisions[job.Meta[jobs.MetaFunction]] = revision
-		}
-	}
-	return revisions, nil
 }

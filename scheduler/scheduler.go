@@ -51,6 +51,8 @@ type Records interface {
 	// Hold keeps what is saved of a call that is not queued yet in memory, until release stores it or Forget drops it. ok is false where
 	// nothing is ever held.
 	Hold(function, call string) (release func(context.Context) error, ok bool)
+	// Running returns the calls of the function that have a container, as far as this server has heard.
+	Running(ctx context.Context, function string) ([]string, error)
 	SaveOutput(ctx context.Context, function, call string, output []byte) error
 	Output(ctx context.Context, function, call string) ([]byte, error)
 	// Forget removes all that is kept of an ended call.
@@ -109,6 +111,12 @@ type Cluster interface {
 	Watch(ctx context.Context, d *api.Definition, job string) (updates <-chan api.JobStatus, stop func())
 	// Stop ends the job's container, if it runs.
 	Stop(ctx context.Context, job string) error
+	// EndedJobs returns the jobs of all containers that have ended, and Ended when one did: the zero time if it never began. ok is false if
+	// it has not quite.
+	EndedJobs(ctx context.Context) ([]api.EndedJob, error)
+	Ended(ctx context.Context, job string) (end time.Time, ok bool, err error)
+	// Purge removes a job from the cluster, at a bounded rate.
+	Purge(ctx context.Context, job string) error
 }
 
 // Functions knows the functions.
@@ -136,6 +144,7 @@ type Config struct {
 	MaxOutput      int           // bytes of a call's output
 	Starts         int           // containers that are started for one call, one after another, until one takes it
 	Warm           Warm
+	Keep           Keep
 	Logger         *slog.Logger
 }
 

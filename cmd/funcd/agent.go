@@ -130,13 +130,11 @@ const devAccount = "default"
 
 // The bounds of a server's connections. There is none for writing, as a call may be waited for all day.
 const (
-	headerTime   = 10 * time.Second
-	idleTime     = 2 * time.Minute
-	maxHeaders   = 64 << 10 // bytes; a call's headers travel with it
-	pollTime     = 30 * time.Second
-	stopTime     = 10 * time.Second // for requests that are being answered when the server stops
-	upkeepPeriod = 10 * time.Second
-	upkeepLock   = "upkeep"
+	headerTime = 10 * time.Second
+	idleTime   = 2 * time.Minute
+	maxHeaders = 64 << 10 // bytes; a call's headers travel with it
+	pollTime   = 30 * time.Second
+	stopTime   = 10 * time.Second // for requests that are being answered when the server stops
 )
 
 // agent is the server: all parts joined.
@@ -203,7 +201,7 @@ func (a *agent) Start(ctx context.Context) error {
 		PullTime:       s.pullTime,
 		Runner:         runner.job,
 	}
-	cluster := nomad.Config{Address: s.Nomad.Address, Token: s.Nomad.Token, Options: options, Logger: a.log}
+	cluster := nomad.Config{Address: s.Nomad.Address, Token: s.Nomad.Token, Options: options, PurgeRate: s.Nomad.PurgeRate, Logger: a.log}
 	if s.Nomad.Variables {
 		cluster.Logins = a.images.Login
 	}
@@ -238,23 +236,26 @@ func (a *agent) Start(ctx context.Context) error {
 		MaxKillTimeout: s.maxKillTimeout,
 		MaxOutput:      s.Limits.Output,
 		Starts:         s.Limits.Starts,
+		Keep:           scheduler.Keep{Time: s.deadTime, Jobs: s.Nomad.DeadJobs},
 		Warm:           scheduler.Warm{Function: s.Slots.Function, Account: s.Slots.Account, Total: s.Slots.Total, Idle: s.idle},
 		Logger:         a.log,
 	})
 	a.service = functions.New(functions.Config{
-		Store:    a.functions,
-		Cluster:  a.nomad,
-		Images:   a.images,
-		Calls:    a.store,
-		Cancel:   a.scheduler,
-		StopTime: s.maxKillTimeout,
-		Logger:   a.log,
+		Store:      a.functions,
+		Cluster:    a.nomad,
+		Images:     a.images,
+		Calls:      a.store,
+		Cancel:     a.scheduler,
+		StopTime:   s.maxKillTimeout,
+		OrphanTime: s.orphanTime,
+		Logger:     a.log,
 	})
 
 	// A stopped watch has nothing to say but that it was told to.
 	a.running.Go(func() { _ = a.functions.Run(a.background) })
 	a.running.Go(func() { _ = a.keys.Run(a.background) })
 	a.running.Go(func() { a.nomad.Run(a.background) })
+	a.running.Go(func() { a.learnCluster(a.background) })
 	if err := a.scheduler.ServeAll(ctx); err != nil {
 		return err
 	}
@@ -361,55 +362,6 @@ func (s *server) stop(log *slog.Logger) {
 
 // Addr is the address that the API listens on. It is valid after Start.
 func (a *agent) Addr() string { return a.api.address }
-
-// keepServing takes on accounts whose first call another server has accepted.
-func (a *agent) keepServing(ctx context.Context) {
-	every(ctx, upkeepPeriod, func() {
-		if err := a.scheduler.ServeAll(ctx); err != nil {
-			a.log.Debug("accounts are not looked for", "error", err)
-		}
-	})
-}
-
-// upkeep is what one server does for all: it repairs what the cluster has lost, and keeps containers ready.
-func (a *agent) upkeep(ctx context.Context) error {
-	if err := a.functions.WaitReady(ctx); err != nil {
-		return err
-	}
-	var warm sync.WaitGroup
-	defer warm.Wait()
-	warm.Go(func() {
-		every(ctx, upkeepPeriod, func() {
-			if err := a.scheduler.KeepWarm(ctx); err != nil && ctx.Err() == nil {
-				a.log.Debug("no containers are kept ready", "error", err)
-			}
-		})
-	})
-	every(ctx, upkeepPeriod, func() {
-		// Its own server ends a pull in time.
-		if err := a.nomad.ForgetPulls(ctx, time.Now().Add(-a.settings.pullTime-time.Minute)); err != nil && ctx.Err() == nil {
-			a.log.Debug("pulls that were left behind are not removed", "error", err)
-		}
-		if err := a.service.Repair(ctx); err != nil && ctx.Err() == nil {
-			a.log.Debug("functions are not repaired", "error", err)
-		}
-	})
-	return nil
-}
-
-// every calls do at once and then after each period until ctx ends.
-func every(ctx context.Context, period time.Duration, do func()) {
-	tick := time.NewTicker(period)
-	defer tick.Stop()
-	for {
-		do()
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
-}
 
 // registration is funcd as a Consul service. Its check asks for the process only: a server whose Nomad is away still takes calls.
 func (a *agent) registration() consul.Service {

@@ -20,6 +20,7 @@ import (
 	"github.com/funcd/funcd/calls"
 	"github.com/funcd/funcd/images"
 	"github.com/funcd/funcd/jobs"
+	"github.com/funcd/funcd/nomad"
 )
 
 // config is the configuration file. configs/funcd.hcl shows and explains every setting; the defaults are in defaultConfig.
@@ -53,6 +54,7 @@ type limitsConfig struct {
 	CallLease     string `hcl:"call_lease,optional"`
 	Pulls         int    `hcl:"pulls,optional"`
 	PullTime      string `hcl:"pull_time,optional"`
+	OrphanTime    string `hcl:"orphan_time,optional"`
 }
 
 type runnerConfig struct {
@@ -81,6 +83,9 @@ type nomadConfig struct {
 	PidsLimit      int      `hcl:"pids_limit,optional"`
 	Variables      bool     `hcl:"variables,optional"`
 	HostNetwork    string   `hcl:"host_network,optional"`
+	DeadTime       string   `hcl:"dead_time,optional"`
+	DeadJobs       int      `hcl:"dead_jobs,optional"`
+	PurgeRate      int      `hcl:"purge_rate,optional"`
 }
 
 type natsConfig struct {
@@ -140,10 +145,14 @@ func defaultConfig() config {
 			CallLease:     calls.DefaultLease.String(),
 			Pulls:         images.DefaultPulls,
 			PullTime:      images.DefaultPullTime.String(),
+			OrphanTime:    "1h",
 		},
 		Runner: &runnerConfig{Mode: runnerSocket},
 		Consul: &consulConfig{Prefix: "funcd", Service: "funcd"},
-		Nomad:  &nomadConfig{Datacenters: []string{"*"}, Priority: 50, MaxKillTimeout: "30s", PidsLimit: 1024, Variables: true},
+		Nomad: &nomadConfig{
+			Datacenters: []string{"*"}, Priority: 50, MaxKillTimeout: "30s", PidsLimit: 1024, Variables: true,
+			DeadTime: "1h", DeadJobs: 500, PurgeRate: nomad.DefaultPurgeRate,
+		},
 		NATS:   &natsConfig{Replicas: 1},
 		Docker: &dockerConfig{Host: "unix:///var/run/docker.sock"},
 		Slots:  &slotsConfig{Function: 10, Account: 20, Total: 100, Idle: "5m"},
@@ -188,6 +197,8 @@ type settings struct {
 	pullTime       time.Duration
 	maxKillTimeout time.Duration
 	idle           time.Duration
+	orphanTime     time.Duration
+	deadTime       time.Duration
 	sizes          map[string]jobs.Size
 	logins         []images.Login
 }
@@ -208,6 +219,8 @@ func (c config) check() (*settings, error) {
 		"limits.body_time":       {c.Limits.BodyTime, &s.bodyTime},
 		"limits.call_lease":      {c.Limits.CallLease, &s.lease},
 		"limits.pull_time":       {c.Limits.PullTime, &s.pullTime},
+		"limits.orphan_time":     {c.Limits.OrphanTime, &s.orphanTime},
+		"nomad.dead_time":        {c.Nomad.DeadTime, &s.deadTime},
 		"slots.idle":             {c.Slots.Idle, &s.idle},
 		"nomad.max_kill_timeout": {c.Nomad.MaxKillTimeout, &s.maxKillTimeout},
 	} {
@@ -218,7 +231,8 @@ func (c config) check() (*settings, error) {
 		*d.to = value
 	}
 	positive := map[string]int{
-		"quota": c.Quota, "nats.replicas": c.NATS.Replicas, "nomad.priority": c.Nomad.Priority,
+		"nomad.purge_rate": c.Nomad.PurgeRate,
+		"quota":            c.Quota, "nats.replicas": c.NATS.Replicas, "nomad.priority": c.Nomad.Priority,
 		"limits.queued_calls": c.Limits.QueuedCalls, "limits.queued_bytes": c.Limits.QueuedBytes,
 		"limits.starts": c.Limits.Starts, "limits.pulls": c.Limits.Pulls,
 		"limits.payload": c.Limits.Payload, "limits.output": c.Limits.Output,
@@ -234,7 +248,8 @@ func (c config) check() (*settings, error) {
 			return nil, fmt.Errorf("%s: must be at most %d: a call travels as one message", name, mebibyte)
 		}
 	}
-	for name, value := range map[string]int{"slots.function": c.Slots.Function, "slots.account": c.Slots.Account, "slots.total": c.Slots.Total} {
+	for name, value := range map[string]int{"slots.function": c.Slots.Function, "slots.account": c.Slots.Account, "slots.total": c.Slots.Total,
+		"nomad.dead_jobs": c.Nomad.DeadJobs} {
 		if value < 0 {
 			return nil, fmt.Errorf("%s: must not be negative", name)
 		}

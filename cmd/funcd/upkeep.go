@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/funcd/funcd/api"
+)
+
+const (
+	upkeepPeriod = 10 * time.Second
+	upkeepLock   = "upkeep"
+	learnPeriod  = time.Second // between two attempts to ask Consul which funcd cluster this is
+)
+
+// keepServing takes on accounts whose first call another server has accepted.
+func (a *agent) keepServing(ctx context.Context) {
+	every(ctx, upkeepPeriod, func() {
+		if err := a.scheduler.ServeAll(ctx); err != nil {
+			a.log.Debug("accounts are not looked for", "error", err)
+		}
+	})
+}
+
+// learnCluster asks Consul which funcd cluster this server is of until it answers.
+func (a *agent) learnCluster(ctx context.Context) {
+	ctx, done := context.WithCancel(ctx)
+	defer done()
+	every(ctx, learnPeriod, func() {
+		id, err := a.consul.ClusterID(ctx)
+		switch {
+		case err == nil:
+			a.nomad.SetCluster(id)
+			done()
+		case ctx.Err() == nil && api.CodeOf(err) != api.Unavailable:
+			a.log.Error("the id of the cluster can't be read", "error", err)
+		}
+	})
+}
+
+// upkeep is what one server does for all: it repairs what the cluster has lost, keeps containers ready, and clears away what is of no more use.
+func (a *agent) upkeep(ctx context.Context) error {
+	if err := a.functions.WaitReady(ctx); err != nil {
+		return err
+	}
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	for what, do := range map[string]func(context.Context) error{
+		"no containers are kept ready":      a.scheduler.KeepWarm,
+		"functions are not repaired":        a.service.Repair,
+		"pulls that were left behind stay":  a.forgetPulls,
+		"removed functions are not cleared": a.service.RemoveOrphans,
+		"ended containers are not purged":   a.scheduler.PurgeEnded,
+	} {
+		parts.Go(func() {
+			every(ctx, upkeepPeriod, func() {
+				if err := do(ctx); err != nil && ctx.Err() == nil {
+					a.log.Debug(what, "error", err)
+				}
+			})
+		})
+	}
+	return nil
+}
+
+// forgetPulls removes the pulls that a server has left behind: it would have ended them in time.
+func (a *agent) forgetPulls(ctx context.Context) error {
+	return a.nomad.ForgetPulls(ctx, time.Now().Add(-a.settings.pullTime-time.Minute))
+}
+
+// every calls do at once and then after each period until ctx ends.
+func every(ctx context.Context, period time.Duration, do func()) {
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		do()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
