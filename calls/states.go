@@ -215,6 +215,23 @@ func (s *states) status(function string) api.Status {
 	return api.Status{Total: len(f.calls), Pending: f.counts[0], Running: f.counts[1], Finished: f.counts[2], Failed: f.counts[3]}
 }
 
+// totals counts the calls of all functions. read is false while they are not known yet.
+func (s *states) totals() (total api.Status, read bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.now == nil {
+		return api.Status{}, false
+	}
+	for _, f := range s.now.functions {
+		total.Total += len(f.calls)
+		total.Pending += f.counts[0]
+		total.Running += f.counts[1]
+		total.Finished += f.counts[2]
+		total.Failed += f.counts[3]
+	}
+	return total, true
+}
+
 // waitingCall is a call in the queue that nothing is written of yet.
 type waitingCall struct {
 	id       uuid.UUID

@@ -222,6 +222,9 @@ func (s *Store) Running(ctx context.Context, function string) ([]string, error) 
 	return s.states.running(function), nil
 }
 
+// Totals counts the calls of all functions by their states, from memory, without waiting. read is false in the first moments after Open.
+func (s *Store) Totals() (total api.Status, read bool) { return s.states.totals() }
+
 // Calls passes all calls of a function to yield: those with a record in the order in which they were last changed, then those that wait, the
 // oldest first. A few hundred are in memory at a time, and the ids of those that wait. A call that changes meanwhile may be left
 // out, or be told as it was. It returns yield's error, or one of code Unavailable.

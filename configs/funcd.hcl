@@ -4,6 +4,10 @@
 # Where the API listens. Clients' requests are not encrypted: keep it on a private network, or behind a proxy that speaks TLS.
 http = "127.0.0.1:3862"
 
+# Where GET /metrics is served, for Prometheus: funcd_calls by state, and the process's memory, goroutines and so on. Whoever can connect may read
+# them. Default: nowhere.
+# metrics = "127.0.0.1:3863"
+
 # funcd's own files: the queue, records, logs and outputs of calls (jetstream/), and the runner for containers (runner/). One directory
 # for each server.
 data_dir = "./funcd-data"

@@ -158,6 +158,7 @@ type agent struct {
 	handlers   *httpapi.Server
 	api        *server
 	runners    *server // nil where containers reach the API's listener
+	metrics    *server // nil where nobody wants them
 	// beforeRunners is called by Stop before the containers' socket is closed.
 	beforeRunners func()
 	failed        chan error // a server that ended by itself
@@ -166,7 +167,7 @@ type agent struct {
 
 // newAgent joins the parts. It starts nothing.
 func newAgent(s *settings, dev bool, log *slog.Logger) (*agent, error) {
-	a := &agent{settings: s, dev: dev, log: log, failed: make(chan error, 2)}
+	a := &agent{settings: s, dev: dev, log: log, failed: make(chan error, 3)}
 	a.background, a.cancel = context.WithCancel(context.Background())
 	var err error
 	a.consul, err = consul.New(consul.Config{Address: s.Consul.Address, Token: s.Consul.Token, Prefix: s.Consul.Prefix, Logger: log})
@@ -306,6 +307,13 @@ func (a *agent) listen(runner *preparedRunner) error {
 		return err
 	}
 	a.api = a.serve(listener, handlers.Handler(s.Runner.Mode == runnerHTTP))
+	if s.Metrics != "" {
+		listener, err := net.Listen("tcp", s.Metrics)
+		if err != nil {
+			return err
+		}
+		a.metrics = a.serve(listener, metricsHandler(a.store.Totals))
+	}
 	if s.Runner.Mode == runnerSocket {
 		socket, err := runner.listen()
 		if err != nil {
@@ -392,6 +400,7 @@ func (a *agent) Stop() {
 			a.beforeRunners()
 		}
 		a.runners.stop(a.log)
+		a.metrics.stop(a.log)
 		if a.handlers != nil {
 			a.handlers.Wait()
 		}

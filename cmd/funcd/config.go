@@ -26,6 +26,7 @@ import (
 // config is the configuration file. configs/funcd.hcl shows and explains every setting; the defaults are in defaultConfig.
 type config struct {
 	HTTP     string `hcl:"http,optional"`
+	Metrics  string `hcl:"metrics,optional"`
 	DataDir  string `hcl:"data_dir,optional"`
 	LogLevel string `hcl:"log_level,optional"`
 	Quota    int    `hcl:"quota,optional"`
@@ -211,6 +212,9 @@ func (c config) check() (*settings, error) {
 	}
 	if _, _, err := net.SplitHostPort(c.HTTP); err != nil {
 		return nil, fmt.Errorf("http: %q must be of the form host:port", c.HTTP)
+	}
+	if _, _, err := net.SplitHostPort(c.Metrics); err != nil && c.Metrics != "" {
+		return nil, fmt.Errorf("metrics: %q must be of the form host:port", c.Metrics)
 	}
 	for name, d := range map[string]struct {
 		text string
