@@ -227,28 +227,13 @@ func (a *app) cancelCommand() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, args []string) error {
-		cancelled := []string{}
-		failed := a.each(ctx, args, func(id string) error {
+		return a.eachDone(ctx, args, func(id string) error {
 			f, err := c.FunctionOfCall(ctx, id)
-			if err == nil {
-				err = c.Cancel(ctx, f.Name, f.UUID, id)
-			}
 			if err != nil {
 				return noCall(err, id)
 			}
-			cancelled = append(cancelled, id)
-			if a.output.JSON() {
-				return nil
-			}
-			_, err = fmt.Fprintln(a.Out, id)
-			return err
+			return noCall(c.Cancel(ctx, f.Name, f.UUID, id), id)
 		})
-		if a.output.JSON() {
-			if err := WriteJSON(a.Out, cancelled); err != nil {
-				return err
-			}
-		}
-		return failed
 	})
 	return cmd
 }

@@ -197,28 +197,12 @@ func (a *app) removeCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "cancel the calls that have not ended")
 	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, args []string) error {
-		removed := []string{}
-		failed := a.each(ctx, args, func(name string) error {
-			remove := c.RemoveFunction
+		return a.eachDone(ctx, args, func(name string) error {
 			if force {
-				remove = c.ForceRemoveFunction
+				return named(c.ForceRemoveFunction(ctx, name), name)
 			}
-			if err := remove(ctx, name); err != nil {
-				return named(err, name)
-			}
-			removed = append(removed, name)
-			if a.output.JSON() {
-				return nil
-			}
-			_, err := fmt.Fprintln(a.Out, name)
-			return err
+			return named(c.RemoveFunction(ctx, name), name)
 		})
-		if a.output.JSON() {
-			if err := WriteJSON(a.Out, removed); err != nil {
-				return err
-			}
-		}
-		return failed
 	})
 	return cmd
 }

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +86,21 @@ func TestSettings(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, c.want, s)
 		})
+	}
+}
+
+// The example shows every setting, with its default where there is one.
+func TestExample(t *testing.T) {
+	t.Parallel()
+	const path = "../configs/client.hcl"
+	source, err := os.ReadFile(path)
+	require.NoError(t, err)
+	s, err := readSettings(path, true)
+	require.NoError(t, err)
+	require.Equal(t, settings{Addr: DefaultAddr, Region: api.DefaultRegion}, s)
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[settings]()) {
+		key, _, _ := strings.Cut(field.Tag.Get("hcl"), ",")
+		require.Regexp(t, `(?m)^(# )?`+key+` += `, string(source))
 	}
 }
 

@@ -167,6 +167,28 @@ func (a *app) each(ctx context.Context, args []string, do func(arg string) error
 	return &Error{Status: status}
 }
 
+// eachDone is each, and prints the arguments with which it was done.
+func (a *app) eachDone(ctx context.Context, args []string, do func(arg string) error) error {
+	done := []string{}
+	failed := a.each(ctx, args, func(arg string) error {
+		if err := do(arg); err != nil {
+			return err
+		}
+		done = append(done, arg)
+		if a.output.JSON() {
+			return nil
+		}
+		_, err := fmt.Fprintln(a.Out, arg)
+		return err
+	})
+	if a.output.JSON() {
+		if err := WriteJSON(a.Out, done); err != nil {
+			return err
+		}
+	}
+	return failed
+}
+
 // say writes a message for the user, on one line and without what could change their terminal.
 func say(w io.Writer, message string) {
 	fmt.Fprintln(w, "funcd:", printable(message))

@@ -360,6 +360,12 @@ func TestCommandLineSigns(t *testing.T) {
 	require.Equal(t, "SIGNED", c.prints(t, "", "get", "--wait", c.called(t, "signed", name)))
 	require.Equal(t, outcome{6, "", "funcd: funcd at " + own.url + " does not accept the access key " + key.AccessKey +
 		": check it, its secret, and this machine's clock\n"}, c.run(t, "", "ls", "--secret-key", "another"))
+	require.Equal(t, "[\n    \""+name+"\"\n]\n", c.prints(t, "", "rm", "-o", "json", name))
+
+	removed, err := funcd(o, "credential", "--config", config, "rm", "-o", "json", key.AccessKey).Output()
+	require.NoError(t, err)
+	require.JSONEq(t, `["`+key.AccessKey+`"]`, string(removed))
+	eventually(t, "the removed key is refused", func() bool { return c.run(t, "", "ls").status == 6 })
 }
 
 // TestCommandLinePulls: an image of a private registry, with the login of docker login, and a bar on a terminal.

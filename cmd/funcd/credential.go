@@ -110,20 +110,28 @@ funcd's keys. The address and the token come from --config, or from CONSUL_HTTP_
 		Short: "Remove access keys; what they have made stays their account's",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: with(func(ctx context.Context, c *consul.Client, keys []string) error {
+			removed := []string{}
 			var failed error
 			for _, key := range keys {
 				if err := c.DeleteCredential(ctx, key); err != nil {
 					failed = errors.Join(failed, fmt.Errorf("%s: %w", key, err))
 					continue
 				}
-				fmt.Fprintln(std.out, key)
+				removed = append(removed, key)
+				if !output.JSON() {
+					fmt.Fprintln(std.out, key)
+				}
+			}
+			if output.JSON() {
+				failed = errors.Join(cli.WriteJSON(std.out, removed), failed)
 			}
 			return failed
 		}),
 	}
-	output.AddFlag(create)
-	output.AddFlag(list)
-	cmd.AddCommand(create, list, remove)
+	for _, sub := range []*cobra.Command{create, list, remove} {
+		output.AddFlag(sub)
+		cmd.AddCommand(sub)
+	}
 	return cmd
 }
 
