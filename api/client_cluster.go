@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-
-	"github.com/distribution/reference"
 )
 
 // RegistryAuthHeader carries a RegistryAuth.
@@ -64,10 +62,6 @@ func (c *Client) Image(ctx context.Context, ref string) (ImageInspect, error) {
 // can't. auth may be nil: then the server uses what it is configured with. An error of yield ends it, not the pull, and is returned as it is.
 // Errors: Invalid, NotFound.
 func (c *Client) PullImage(ctx context.Context, ref string, auth *RegistryAuth, yield func(PullMessage) error) error {
-	query, err := pullQuery(ref)
-	if err != nil {
-		return err
-	}
 	header := http.Header{}
 	if auth != nil {
 		value, err := auth.Header()
@@ -76,7 +70,7 @@ func (c *Client) PullImage(ctx context.Context, ref string, auth *RegistryAuth, 
 		}
 		header.Set(RegistryAuthHeader, value)
 	}
-	req, err := c.managementRequest(ctx, http.MethodPost, []string{"images", "create"}, query, header, nil)
+	req, err := c.managementRequest(ctx, http.MethodPost, []string{"images", "create"}, pullQuery(ref), header, nil)
 	if err != nil {
 		return err
 	}
@@ -101,18 +95,19 @@ func (c *Client) PullImage(ctx context.Context, ref string, auth *RegistryAuth, 
 	})
 }
 
-// pullQuery returns fromImage and tag for an image as a user writes it: without a tag or a digest it is the latest one.
-func pullQuery(ref string) (url.Values, error) {
-	named, err := reference.ParseNormalizedNamed(ref)
-	if err != nil {
-		return nil, Errorf(Invalid, "%.300q is not an image reference: %s", ref, err)
+// pullQuery returns fromImage and tag for an image as a user writes it: without a tag or a digest it is the latest one. Whether it is an image
+// reference is for the server to say.
+func pullQuery(ref string) url.Values {
+	name, digest, _ := strings.Cut(ref, "@")
+	tag := "latest"
+	if colon := strings.LastIndexByte(name, ':'); colon > strings.LastIndexByte(name, '/') {
+		name, tag = name[:colon], name[colon+1:]
 	}
-	query := url.Values{"fromImage": {reference.FamiliarName(named)}}
-	switch ref := reference.TagNameOnly(named).(type) {
-	case reference.Digested:
-		query.Set("tag", ref.Digest().String())
-	case reference.Tagged:
-		query.Set("tag", ref.Tag())
+	switch {
+	case digest != "":
+		tag = digest // a tag beside it means nothing, as with Docker
+	case tag == "" || strings.HasSuffix(ref, "@"):
+		return url.Values{"fromImage": {ref}} // it is none
 	}
-	return query, nil
+	return url.Values{"fromImage": {name}, "tag": {tag}}
 }

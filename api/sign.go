@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -32,9 +31,9 @@ const (
 )
 
 var (
-	scopeWordFormat    = regexp.MustCompile(`^[!-+.0-~-]{1,128}$`) // ASCII that can be seen, without the separators / and ,
-	scopeDateFormat    = regexp.MustCompile(`^[0-9]{8}$`)
-	signedHeaderFormat = regexp.MustCompile(`^[a-z0-9_.-]+$`)
+	scopeWordFormat    = newFormat(`^[!-+.0-~-]{1,128}$`) // ASCII that can be seen, without the separators / and ,
+	scopeDateFormat    = newFormat(`^[0-9]{8}$`)
+	signedHeaderFormat = newFormat(`^[a-z0-9_.-]+$`)
 )
 
 // SigningKey is a credential as its owner uses it.

@@ -8,13 +8,11 @@ import (
 	"io"
 	"path"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
-	"github.com/distribution/reference"
 	"github.com/google/uuid"
 	"github.com/moby/sys/signal"
 )
@@ -33,19 +31,19 @@ const (
 var Sizes = []string{"s1", "s2", "s3", "s4", "m1", "m2", "m3", "l1", "l2", "l3"}
 
 var (
-	nameFormat       = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
-	functionIDFormat = regexp.MustCompile(`^[0-9a-f]{32}$`)
-	accountFormat    = regexp.MustCompile(`^[a-z0-9][a-z0-9_]{0,62}$`)
-	linkNameFormat   = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+	nameFormat       = newFormat(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+	functionIDFormat = newFormat(`^[0-9a-f]{32}$`)
+	accountFormat    = newFormat(`^[a-z0-9][a-z0-9_]{0,62}$`)
+	linkNameFormat   = newFormat(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 	// Nomad replaces ${name} in a task's working directory, so one there can never reach the container as it was written.
-	interpolation = regexp.MustCompile(`\$\{[a-zA-Z0-9_\-.]+\}`)
+	interpolation = newFormat(`\$\{[a-zA-Z0-9_\-.]+\}`)
 )
 
 // Interpolated tells whether Nomad would put something else in text: in parts of a job it replaces ${name}.
 func Interpolated(text string) bool { return interpolation.MatchString(text) }
 
 // ParseFunction reads the body of POST /funcs/create, fills in the defaults and checks every field. Unknown members are ignored. The
-// errors are of code Invalid and name the field and what it may be. Image is checked in form only.
+// errors are of code Invalid and name the field and what it may be. What Image stands for is not looked at.
 func ParseFunction(body []byte) (Function, error) {
 	f := Function{}
 	if err := decode(body, &f); err != nil {
@@ -245,9 +243,6 @@ func (f *Function) validateNetwork() error {
 func (c *Config) validate() error {
 	if c.Image == "" {
 		return Errorf(Invalid, "Config.Image: is required")
-	}
-	if _, err := reference.ParseAnyReference(c.Image); err != nil {
-		return Errorf(Invalid, "Config.Image: %.300q is not an image reference: %s", c.Image, err)
 	}
 	for _, env := range c.Env {
 		name, _, ok := strings.Cut(env, "=")

@@ -104,6 +104,9 @@ func (s *Service) Create(ctx context.Context, account string, f api.Function) (a
 		return api.Function{}, err
 	}
 	image, err := s.cfg.Images.Resolve(ctx, account, f.Config.Image)
+	if api.CodeOf(err) == api.Invalid {
+		err = api.Wrap(api.Invalid, err, "Config.Image: "+api.MessageOf(err)) // as all of what is wrong with a function names the field
+	}
 	if err != nil {
 		return api.Function{}, err
 	}

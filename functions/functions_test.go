@@ -283,7 +283,7 @@ func TestCreateFails(t *testing.T) {
 		message string
 		done    []string
 	}{
-		"no such image": {func(_ *fakes, fn *api.Function) { fn.Config.Image = "none" }, api.Invalid, "no such image: none",
+		"no such image": {func(_ *fakes, fn *api.Function) { fn.Config.Image = "none" }, api.Invalid, "Config.Image: no such image: none",
 			[]string{"Store.Get", "Images.Resolve"}},
 		"the registry is away": {func(f *fakes, _ *api.Function) { f.fail["Images.Resolve"] = errAway }, api.Unavailable, "away",
 			[]string{"Store.Get", "Images.Resolve"}},
