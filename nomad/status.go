@@ -121,6 +121,9 @@ func ending(task *nomad.TaskState, image string, migrates bool) (code api.Code, 
 			case stopped: // the status is that of being stopped
 			case e.Signal != 0:
 				return api.CallFailed, fmt.Sprintf("the container was killed by signal %d", e.Signal), true
+			case e.ExitCode == 0 && e.Message != "":
+				// Docker was killed, or cut off: what has become of the container is not known.
+				return api.CallFailed, "the container is lost: Docker did not tell of its end: " + e.Message, true
 			case e.ExitCode != 0:
 				return api.CallFailed, fmt.Sprintf("the container ended with status %d before its result was known", e.ExitCode), true
 			}

@@ -68,6 +68,7 @@ func TestEnding(t *testing.T) {
 		"stopped":                           {before(started, killing, terminated(143, 0, nil), killed), "the container was stopped in Nomad before its result was known", false},
 		"stopped and killed":                {before(started, killing, terminated(137, 0, nil), killed), "the container was stopped in Nomad before its result was known", false},
 		"stopped before it was started":     {before(killing, killed), "the container was stopped in Nomad before its result was known", false},
+		"a Docker that was killed":          {before(started, &nomad.TaskEvent{Type: nomad.TaskTerminated, Message: "unexpected EOF", DisplayMessage: "Exit Code: 0"}), "the container is lost: Docker did not tell of its end: unexpected EOF", true},
 		"ended well":                        {before(started, terminated(0, 0, nil)), "the container ended without a result", true},
 		"no events":                         {&nomad.TaskState{}, "the container ended without a result", true},
 	} {
