@@ -37,7 +37,7 @@ func natsMain() bool {
 const natsConfig = `
 server_name: n%[1]d
 listen: "127.0.0.1:%[2]s"
-max_payload: 2MB
+max_payload: 4MB
 jetstream { store_dir: %[3]q, sync_interval: always }
 cluster { name: chaos, listen: "127.0.0.1:%[4]s", routes: [%[5]s] }
 `

@@ -61,6 +61,17 @@ slots {
   idle = "5m"
 }
 
+# What happens at SIGTERM and SIGINT. With --dev both are 0.
+stop {
+  # For so long GET /readyz answers 503 and the server is out of Consul's catalog, while it answers all requests as before: load balancers hear of
+  # it before its listener is closed. It should be longer than they take between two checks.
+  drain = "5s"
+
+  # For so long after that, requests that have begun may go on, such as synchronous calls. Then waits end with 503, and calls that run are
+  # handed to the next server with their containers.
+  finish = "15s"
+}
+
 # How a container gets funcd-runner, the program that is pid 1 in it, and reaches funcd.
 runner {
   # socket: a directory of the client is mounted at /funcd. Needs `volumes { enabled = true }` in the docker plugin's configuration on

@@ -24,7 +24,7 @@ job "funcd" {
       }
 
       # Calls go on in their containers while funcd restarts.
-      kill_timeout = "20s"
+      kill_timeout = "30s" # over stop.drain and stop.finish
 
       resources {
         cpu    = 500

@@ -101,12 +101,15 @@ func (c *runnerStream) receive(ctx context.Context, kinds string) (message, erro
 
 // serve gives the slot one call, or none in PollTime. An error ends the connection: the runner comes again.
 func (c *runnerStream) serve(ctx context.Context) error {
-	waiting, cancel := context.WithTimeout(ctx, c.s.cfg.PollTime)
+	waiting, cancel := c.s.poll(ctx)
 	assignment, payload, err := c.s.cfg.Runners.NextSlot(waiting, c.allocation, c.slot)
 	cancel()
 	switch api.CodeOf(err) {
 	case "":
 	case api.NotFound:
+		if c.s.draining.polled.Err() != nil {
+			return errStreamEnds
+		}
 		return ctx.Err()
 	case api.Expired:
 		_ = api.WriteMessage(c.out, api.MessageEnd, nil, nil)

@@ -32,7 +32,7 @@ func (s *Server) runnerNext(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.PollTime)
+	ctx, cancel := s.poll(r.Context())
 	defer cancel()
 	var assignment *api.Assignment
 	var payload []byte

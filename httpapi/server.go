@@ -110,11 +110,12 @@ type Server struct {
 	log *slog.Logger
 
 	upgraded sync.WaitGroup // connections that no http.Server knows of any more
+	draining draining
 }
 
 // New returns a Server.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, log: cfg.Logger.With("component", "httpapi")}
+	return &Server{cfg: cfg, log: cfg.Logger.With("component", "httpapi"), draining: newDraining()}
 }
 
 // handler is a handler whose error is answered by the server.
@@ -215,6 +216,10 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) error {
 
 // readyz asks all parts at once and names those that do not answer. The reasons are api.Error messages, which hold no addresses.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
+	if s.draining.announced.Err() != nil {
+		writeText(w, http.StatusServiceUnavailable, api.MessageOf(errDraining))
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
 	defer cancel()
 	type answer struct {

@@ -154,6 +154,7 @@ type agent struct {
 
 	background context.Context // of what follows Consul and Nomad
 	cancel     context.CancelFunc
+	unregister context.CancelFunc // takes the server out of Consul's catalog
 	running    sync.WaitGroup
 	handlers   *httpapi.Server
 	api        *server
@@ -269,7 +270,9 @@ func (a *agent) Start(ctx context.Context) error {
 	if err := a.listen(runner); err != nil {
 		return err
 	}
-	a.running.Go(func() { a.consul.KeepRegistered(a.background, a.registration()) })
+	registered, unregister := context.WithCancel(a.background)
+	a.unregister = unregister
+	a.running.Go(func() { a.consul.KeepRegistered(registered, a.registration()) })
 	return nil
 }
 
@@ -353,15 +356,18 @@ func (a *agent) serve(listener net.Listener, handler http.Handler) *server {
 	return s
 }
 
-// stop takes no more requests, and returns when those that have begun are answered, or stopTime has passed. Whoever waits for a call, as
-// containers do, would keep the server up: they are told to ask another, or again.
-func (s *server) stop(log *slog.Logger) {
+// stop takes no more requests, and returns when those that have begun are answered. Whoever waits for a call after finish is told to ask
+// another server, or again, and what is not answered stopTime later is cut off.
+func (s *server) stop(log *slog.Logger, finish time.Duration) {
 	if s == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	ctx, cancel := context.WithTimeout(context.Background(), finish+stopTime)
 	defer cancel()
-	s.hangUp(errStopping)
+	if finish == 0 {
+		s.hangUp(errStopping)
+	}
+	defer time.AfterFunc(finish, func() { s.hangUp(errStopping) }).Stop()
 	if err := s.http.Shutdown(ctx); err != nil {
 		log.Warn("requests were cut off", "error", err)
 		_ = s.http.Close()
@@ -391,7 +397,7 @@ var errStopping = api.Errorf(api.Unavailable, "the server is stopping")
 // returns when that is done, and may be called more than once.
 func (a *agent) Stop() {
 	a.stopping.Do(func() {
-		a.api.stop(a.log)
+		a.drain()
 		if a.scheduler != nil {
 			a.scheduler.Stop()
 		}
@@ -399,8 +405,8 @@ func (a *agent) Stop() {
 		if a.beforeRunners != nil {
 			a.beforeRunners()
 		}
-		a.runners.stop(a.log)
-		a.metrics.stop(a.log)
+		a.runners.stop(a.log, 0)
+		a.metrics.stop(a.log, 0)
 		if a.handlers != nil {
 			a.handlers.Wait()
 		}
@@ -412,6 +418,32 @@ func (a *agent) Stop() {
 		a.consul.Close()
 	})
 }
+
+// drain takes no more requests and answers those that have begun. Before, so that none comes here that could be answered elsewhere, it tells
+// load balancers and Consul that it is about to stop.
+func (a *agent) drain() {
+	if a.api == nil {
+		return
+	}
+	finish := a.settings.finish
+	if a.dev {
+		finish = 0 // whoever has started it waits for its end
+	} else if a.settings.drain > 0 {
+		a.handlers.Announce()
+		a.unregister()
+		a.log.Info("the server takes requests until those who send them have heard that it stops", "drain", a.settings.drain)
+		time.Sleep(a.settings.drain)
+	}
+	if a.runners == nil {
+		// Containers come to another server once the listener is closed. Where they have a socket of their own, there is no other.
+		polls := time.AfterFunc(pollGrace, a.handlers.EndPolls)
+		defer polls.Stop()
+	}
+	a.api.stop(a.log, finish)
+}
+
+// pollGrace is how long after a server has begun to close its listener the containers that wait for a call are told to ask again.
+const pollGrace = 100 * time.Millisecond
 
 // stopContainers ends the containers of all functions, within stopTime.
 func (a *agent) stopContainers() {

@@ -38,6 +38,7 @@ type config struct {
 	NATS   *natsConfig   `hcl:"nats,block"`
 	Docker *dockerConfig `hcl:"docker,block"`
 	Slots  *slotsConfig  `hcl:"slots,block"`
+	Stop   *stopConfig   `hcl:"stop,block"`
 	Sizes  []sizeConfig  `hcl:"size,block"`
 
 	Registries []registryConfig `hcl:"registry,block"`
@@ -113,6 +114,11 @@ type slotsConfig struct {
 	Idle     string `hcl:"idle,optional"`
 }
 
+type stopConfig struct {
+	Drain  string `hcl:"drain,optional"`
+	Finish string `hcl:"finish,optional"`
+}
+
 type sizeConfig struct {
 	Name   string `hcl:"name,label"`
 	CPU    int    `hcl:"cpu,optional"`
@@ -157,6 +163,7 @@ func defaultConfig() config {
 		NATS:   &natsConfig{Replicas: 1},
 		Docker: &dockerConfig{Host: "unix:///var/run/docker.sock"},
 		Slots:  &slotsConfig{Function: 10, Account: 20, Total: 100, Idle: "5m"},
+		Stop:   &stopConfig{Drain: "5s", Finish: "15s"},
 	}
 }
 
@@ -198,6 +205,7 @@ type settings struct {
 	pullTime       time.Duration
 	maxKillTimeout time.Duration
 	idle           time.Duration
+	drain, finish  time.Duration
 	orphanTime     time.Duration
 	deadTime       time.Duration
 	sizes          map[string]jobs.Size
@@ -231,6 +239,16 @@ func (c config) check() (*settings, error) {
 		value, err := time.ParseDuration(d.text)
 		if err != nil || value <= 0 {
 			return nil, fmt.Errorf(`%s: %q must be a duration such as "30s"`, name, d.text)
+		}
+		*d.to = value
+	}
+	for name, d := range map[string]struct {
+		text string
+		to   *time.Duration
+	}{"stop.drain": {c.Stop.Drain, &s.drain}, "stop.finish": {c.Stop.Finish, &s.finish}} {
+		value, err := time.ParseDuration(d.text)
+		if err != nil || value < 0 {
+			return nil, fmt.Errorf(`%s: %q must be a duration such as "5s", or "0s"`, name, d.text)
 		}
 		*d.to = value
 	}

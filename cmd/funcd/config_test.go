@@ -128,6 +128,8 @@ func TestWrongConfigs(t *testing.T) {
 		"an unknown size":            {"size \"xl\" {\n memory = 1\n}\n", `size "xl": must be one of s1, s2`, false},
 		"an unknown level":           {"log_level = \"loud\"\n", "log_level:", false},
 		"an address without a port":  {"http = \"127.0.0.1\"\n", "http:", false},
+		"a drain that is negative":   {"stop {\n drain = \"-1s\"\n}\n", "stop.drain:", false},
+		"a finish that is no time":   {"stop {\n finish = \"soon\"\n}\n", "stop.finish:", false},
 		"metrics without a port":     {"metrics = \"127.0.0.1\"\n", "metrics:", false},
 		"no quota":                   {"quota = 0\n", "quota: must be at least 1", false},
 		"less than no quota":         {"quota = -1\n", "quota: must be at least 1", false},

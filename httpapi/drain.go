@@ -1,0 +1,41 @@
+package httpapi
+
+import (
+	"context"
+
+	"github.com/funcd/funcd/api"
+)
+
+// draining is how far a server is on its way to its end.
+type draining struct {
+	announced context.Context // ended by Announce
+	announce  context.CancelFunc
+	polled    context.Context // ended by EndPolls
+	endPolls  context.CancelFunc
+}
+
+func newDraining() draining {
+	var d draining
+	d.announced, d.announce = context.WithCancel(context.Background())
+	d.polled, d.endPolls = context.WithCancel(context.Background())
+	return d
+}
+
+// errDraining is what /readyz says from Announce on.
+var errDraining = api.Errorf(api.Unavailable, "the server is stopping")
+
+// Announce has /readyz say that the server is stopping, so that load balancers send it nothing new. All requests are answered as before.
+func (s *Server) Announce() { s.draining.announce() }
+
+// EndPolls answers the containers that wait for a call with none, now and from then on: they are to ask another server.
+func (s *Server) EndPolls() { s.draining.endPolls() }
+
+// poll bounds the wait of a container for a call.
+func (s *Server) poll(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.PollTime)
+	stop := context.AfterFunc(s.draining.polled, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
