@@ -125,9 +125,9 @@ nomad {
   # The host_network of the clients on whose address ports are published. One with several addresses on a node has a fixed port once for each.
   # host_network = "default"
 
-  # Whether the clients are given the login for a registry with which an account pulls: the one that comes with POST /images/create, or that of a
-  # registry block below. It goes through a Nomad Variable, which is encrypted, and which the tasks of the one job may read; no job shows it.
-  # Without, clients pull with the logins in their own docker plugin's configuration alone.
+  # Whether the clients are given the logins for registries: those of the registry blocks below for their accounts' functions and pulls, and the one that
+  # comes with POST /images/create. They go through Nomad Variables, which are encrypted, and which the tasks of the one job may read; no job shows
+  # them. Without, clients pull with the logins in their own docker plugin's configuration alone.
   variables = true
 }
 
@@ -145,9 +145,9 @@ docker {
   host = "unix:///var/run/docker.sock"
 }
 
-# Logins for registries, with which images are looked up. Without an account it is for all that have none of their own. A password_file is read at
-# each use. For registries that are not here, the logins of Docker's configuration file are used, those of `docker login` by the user that
-# funcd runs as: by all accounts.
+# Logins for registries, with which images are looked up and pulled. Without an account it is for all that have none of their own. A password_file is
+# read at each use, so that a password may change. For registries that are not here, the logins of Docker's configuration file are used, those
+# of `docker login` by the user that funcd runs as: by all accounts.
 #
 # registry "registry.example.com" {
 #   account       = "team"

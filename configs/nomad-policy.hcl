@@ -6,6 +6,9 @@ namespace "default" {
 
   # Logins for registries on their way to the clients, with nomad.variables in funcd's configuration. They are not read back.
   variables {
+    path "nomad/jobs/func-*" {
+      capabilities = ["list", "write", "destroy"]
+    }
     path "nomad/jobs/funcd-pull-*" {
       capabilities = ["list", "write", "destroy"]
     }

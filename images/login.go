@@ -68,15 +68,16 @@ func newLogins(list []Login) (logins, error) {
 	return found, nil
 }
 
-// Login returns the configured login with which the account may pull ref, nil if there is none. That of the account comes before one that
-// everybody has. Docker's configuration file is not looked at: it is this host's own. The error is of code Internal, or Invalid for a malformed
-// ref.
-func (r *Resolver) Login(account, ref string) (*api.RegistryAuth, error) {
+// Login returns the registry of an image and the configured login with which the account may pull from it, nil if there is none. That of the
+// account comes before one that everybody has. Docker's configuration file is not looked at: it is this host's own. The error is of code
+// Internal, or Invalid for a malformed ref.
+func (r *Resolver) Login(account, ref string) (registry string, login *api.RegistryAuth, err error) {
 	parsed, err := parse(ref)
 	if err != nil || parsed.named == nil {
-		return nil, err
+		return "", nil, err
 	}
-	return r.login(account, parsed)
+	login, err = r.login(account, parsed)
+	return parsed.registryHost(), login, err
 }
 
 func (r *Resolver) login(account string, ref imageRef) (*api.RegistryAuth, error) {

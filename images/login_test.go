@@ -115,14 +115,15 @@ func TestLoginForPulls(t *testing.T) {
 		"index.docker.io/team/app": {Username: "me", Password: "p"},
 		"r.example:5000/app":       {Username: "us", Password: "q"}, "r.example/app": nil, "sha256:" + digestHex: nil,
 	} {
-		got, err := r.Login(testAccount, ref)
+		_, got, err := r.Login(testAccount, ref)
 		require.NoError(t, err, ref)
 		require.Equal(t, want, got, ref)
 	}
-	got, err := r.Login("other", "busybox")
+	registry, got, err := r.Login("other", "busybox")
 	require.NoError(t, err)
+	require.Equal(t, "docker.io", registry)
 	require.Nil(t, got)
-	_, err = r.Login(testAccount, "a b")
+	_, _, err = r.Login(testAccount, "a b")
 	require.Equal(t, api.Invalid, api.CodeOf(err))
 }
 
@@ -140,7 +141,7 @@ func TestDockerConfigurationFile(t *testing.T) {
 	r := newResolver(t, Config{Keychain: authn.DefaultKeychain})
 	_, err := r.Resolve(t.Context(), testAccount, host+"/app:1")
 	require.NoError(t, err)
-	got, err := r.Login(testAccount, host+"/app:1")
+	_, got, err := r.Login(testAccount, host+"/app:1")
 	require.NoError(t, err)
 	require.Nil(t, got, "it is this host's own")
 }

@@ -35,6 +35,7 @@ type Options struct {
 	HostNetwork    string          // of the clients, where ports are published; empty for the default
 	PullTime       time.Duration   // of one image on one node, by RenderPull; 0 for the clients' default
 	Runner         Runner
+	Login          string // the image's registry, if the job's Nomad Variable holds a login for it, see LoginPath
 }
 
 // Size is what Nomad reserves for a container.
@@ -95,6 +96,7 @@ const (
 	MetaName     = "funcd_name"
 	MetaRevision = "funcd_revision"
 	MetaCluster  = "funcd_cluster" // whose job it is
+	MetaLogin    = "funcd_login"   // the registry of its image, if there is a login for it
 	MetaCall     = "call"          // of a dispatch for a call: the call's id
 	MetaSlot     = "slot"          // of a dispatch ahead of any call: an id of its own
 )
@@ -197,6 +199,12 @@ func Render(d *api.Definition, o Options) (*nomad.Job, error) {
 	link(d, task)
 	if err := mount(d, group, task); err != nil {
 		return nil, err
+	}
+	if o.Login != "" {
+		job.Meta[MetaLogin] = o.Login
+		if err := giveLogin(*job.ID, task); err != nil {
+			return nil, err
+		}
 	}
 	group.AddTask(task)
 	job.AddTaskGroup(group)

@@ -32,6 +32,7 @@ type goldenCase struct {
 		PidsLimit      int
 		HostNetwork    string
 		Cluster        string
+		Login          string
 		MaxKillTimeout string
 		Sizes          map[string]Size
 	}
@@ -76,7 +77,7 @@ func TestGolden(t *testing.T) {
 				o.Runner = Runner{URL: c.Options.URL, ArchiveSHA256: testSum}
 			}
 			o.Namespace, o.NodePool = c.Options.Namespace, c.Options.NodePool
-			o.HostNetwork, o.Cluster = c.Options.HostNetwork, c.Options.Cluster
+			o.HostNetwork, o.Cluster, o.Login = c.Options.HostNetwork, c.Options.Cluster, c.Options.Login
 			if c.Options.PidsLimit != 0 {
 				o.PidsLimit = c.Options.PidsLimit
 			}

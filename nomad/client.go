@@ -31,9 +31,11 @@ type Config struct {
 	Address string
 	Token   string
 	Options jobs.Options
-	// Logins returns the login that the clients of the cluster are given for an account's image, in a Nomad Variable; nil where they need none. Nil:
-	// they are given none, and use their own.
-	Logins func(account, image string) (*api.RegistryAuth, error)
+	// Variables says that logins for registries may be given to the clients of the cluster, in Nomad Variables.
+	Variables bool
+	// Logins returns the registry of an image and the login that an account has for it, nil if it has none. With Variables, those for functions' images
+	// are given to the clients. Nil: there are none.
+	Logins func(account, image string) (registry string, login *api.RegistryAuth, err error)
 	// Timeout bounds every request that does not wait for a change. Default 10 s.
 	Timeout time.Duration
 	// PurgeRate is how many jobs are purged in a second at most. Default 50.
@@ -55,6 +57,8 @@ type Client struct {
 	identity identities
 	upkeep   *rate.Limiter          // of what is done to jobs without anyone waiting for it
 	cluster  atomic.Pointer[string] // see SetCluster
+
+	logins logins
 
 	mu      sync.Mutex
 	watches map[string]map[*watch]struct{} // by job
@@ -145,14 +149,16 @@ func (c *Client) Ping(ctx context.Context) error {
 
 // Register registers the function's job, or updates it. Dispatches from then on are of this revision.
 func (c *Client) Register(ctx context.Context, d *api.Definition) error {
-	job, err := c.render(d)
+	job, login, err := c.render(d)
 	if err != nil {
 		return err
 	}
 	w, cancel := c.write(ctx)
 	defer cancel()
-	_, _, err = c.nomad.Jobs().Register(job, w)
-	return translate(err, "registering the function")
+	if _, _, err = c.nomad.Jobs().Register(job, w); err != nil {
+		return translate(err, "registering the function")
+	}
+	return c.giveLogin(ctx, *job.ID, login)
 }
 
 // DispatchSlot starts a container of the function ahead of any call and returns the name of its job. The error is of code NotFound if the

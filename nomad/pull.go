@@ -245,8 +245,19 @@ func (c *Client) ForgetPulls(ctx context.Context, before time.Time) error {
 			c.log.Info("a pull that was left behind was removed", "job", job.ID)
 		}
 	}
-	if c.cfg.Logins == nil {
+	if !c.cfg.Variables {
 		return nil
 	}
-	return c.removeLogins(ctx, jobs.PullPrefix, func(v *nomad.VariableMetadata) bool { return time.Unix(0, v.CreateTime).Before(before) })
+	found, err := c.listLogins(ctx, jobs.PullPrefix)
+	if err != nil {
+		return err
+	}
+	for _, v := range found {
+		if time.Unix(0, v.CreateTime).Before(before) {
+			if err := c.removeVariable(ctx, v.Path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -30,7 +31,9 @@ type pullNomad struct {
 
 	jobs      map[string]string // bodies of those that are registered
 	variables map[string]string // bodies of those that are written
+	index     uint64            // of the last that was written
 	requests  []string
+	before    func(request string) // called ahead of each answer, if set
 }
 
 func (f *pullNomad) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -44,6 +47,9 @@ func (f *pullNomad) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	f.requests = append(f.requests, r.Method+" "+r.URL.Path)
+	if f.before != nil {
+		f.before(r.Method + " " + r.URL.Path)
+	}
 	for request, status := range f.fail {
 		if strings.HasPrefix(r.Method+" "+r.URL.Path, request) {
 			http.Error(w, "no", status)
@@ -58,25 +64,38 @@ func (f *pullNomad) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case strings.HasPrefix(r.URL.Path, "/v1/var/"):
 		path := strings.TrimPrefix(r.URL.Path, "/v1/var/")
-		if r.Method == http.MethodDelete {
-			delete(f.variables, path)
-			w.WriteHeader(http.StatusNoContent)
+		if r.Method == http.MethodPut {
+			f.write(path, string(body))
+			answer(struct{}{})
 			return
 		}
-		f.variables[path] = string(body)
-		answer(struct{}{})
+		if cas := r.URL.Query().Get("cas"); cas != "" && cas != strconv.FormatUint(f.index, 10) {
+			w.WriteHeader(http.StatusConflict)
+			answer(nomad.Variable{Path: path})
+			return
+		}
+		delete(f.variables, path)
+		w.WriteHeader(http.StatusNoContent)
 	case r.URL.Path == "/v1/vars":
 		var list []nomad.VariableMetadata
 		for path := range f.variables {
 			if strings.HasPrefix(path, r.URL.Query().Get("prefix")) {
-				list = append(list, nomad.VariableMetadata{Path: path, CreateTime: age(path).UnixNano()})
+				list = append(list, nomad.VariableMetadata{Path: path, CreateTime: age(path).UnixNano(), ModifyIndex: f.index})
 			}
 		}
 		answer(list)
 	case r.URL.Path == "/v1/jobs" && r.Method == http.MethodGet:
 		var list []nomad.JobListStub
-		for id := range f.jobs {
-			list = append(list, nomad.JobListStub{ID: id, SubmitTime: age(id).UnixNano()})
+		for id, body := range f.jobs {
+			if !strings.HasPrefix(id, r.URL.Query().Get("prefix")) {
+				continue
+			}
+			stub := nomad.JobListStub{ID: id, SubmitTime: age(id).UnixNano()}
+			var sent nomad.JobRegisterRequest
+			if json.Unmarshal([]byte(body), &sent) == nil {
+				stub.Meta = sent.Job.Meta
+			}
+			list = append(list, stub)
 		}
 		answer(list)
 	case r.URL.Path == "/v1/jobs":
@@ -97,10 +116,23 @@ func (f *pullNomad) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case ok && strings.HasSuffix(id, "/summary"):
 		answer(nomad.JobSummary{Summary: map[string]nomad.TaskGroupSummary{jobs.PullGroup: {Queued: f.queued[0]}}})
 		f.queued = f.queued[1:]
+	case ok && r.Method == http.MethodGet:
+		var sent nomad.JobRegisterRequest
+		if json.Unmarshal([]byte(f.jobs[id]), &sent) != nil {
+			http.Error(w, "job not found", http.StatusNotFound)
+			return
+		}
+		answer(sent.Job)
 	case ok && r.Method == http.MethodDelete:
 		delete(f.jobs, id)
 		answer(nomad.JobDeregisterResponse{})
 	}
+}
+
+// write writes a Variable. The lock is held.
+func (f *pullNomad) write(path, body string) {
+	f.index++
+	f.variables[path] = body
 }
 
 // age is when a thing of the fake was made: an hour ago if it is called old.
@@ -255,9 +287,7 @@ func TestForgetPulls(t *testing.T) {
 	t.Parallel()
 	for _, logins := range []bool{true, false} {
 		f, client := newPullNomad(t)
-		if logins {
-			client.cfg.Logins = func(string, string) (*api.RegistryAuth, error) { return nil, nil }
-		}
+		client.cfg.Variables = logins
 		for _, id := range []string{"funcd-pull-old", "funcd-pull-new"} {
 			f.jobs[id], f.variables["nomad/jobs/"+id] = "", ""
 		}

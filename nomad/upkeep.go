@@ -24,12 +24,21 @@ func (c *Client) own() (func(meta map[string]string) bool, error) {
 	return func(meta map[string]string) bool { return meta[jobs.MetaCluster] == *cluster }, nil
 }
 
-func (c *Client) render(d *api.Definition) (*nomad.Job, error) {
+// render returns the function's job, and the login for its image's registry that it is to have, nil for none.
+func (c *Client) render(d *api.Definition) (*nomad.Job, *api.RegistryAuth, error) {
 	options := c.cfg.Options
 	if cluster := c.cluster.Load(); cluster != nil {
 		options.Cluster = *cluster
 	}
-	return jobs.Render(d, options)
+	registry, login, err := c.loginFor(d.Account, d.Image.Ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	if login != nil {
+		options.Login = registry
+	}
+	job, err := jobs.Render(d, options)
+	return job, login, err
 }
 
 // FunctionJobs returns the jobs of all functions of this funcd cluster. The error is of code Unavailable.
@@ -50,6 +59,9 @@ func (c *Client) FunctionJobs(ctx context.Context) ([]api.FunctionJob, error) {
 			continue
 		}
 		revision, _ := strconv.ParseUint(job.Meta[jobs.MetaRevision], 10, 64) // 0 is no function's: the job is made anew
+		if !c.hasLogin(job.ID, account, job.Meta[jobs.MetaLogin]) {
+			revision = 0
+		}
 		all = append(all, api.FunctionJob{
 			Account: account, Name: name, Function: job.Meta[jobs.MetaFunction],
 			Revision: revision, Index: job.JobModifyIndex, Stopped: job.Stop,
@@ -61,7 +73,7 @@ func (c *Client) FunctionJobs(ctx context.Context) ([]api.FunctionJob, error) {
 // Drifted tells whether the function's job is another than it would be registered as now: it was changed by hand, or the options have changed.
 // Nomad compares them. The error is of code Unavailable or Invalid.
 func (c *Client) Drifted(ctx context.Context, d *api.Definition) (bool, error) {
-	job, err := c.render(d)
+	job, _, err := c.render(d)
 	if err != nil {
 		return false, err
 	}
@@ -93,6 +105,10 @@ func (c *Client) Remove(ctx context.Context, account, name, function string) err
 			return err
 		}
 	}
+	removeLogin, err := c.loginToRemove(ctx, id)
+	if err != nil {
+		return err
+	}
 	q, cancel := c.query(ctx)
 	defer cancel()
 	job, _, err := c.nomad.Jobs().Info(id, q)
@@ -104,7 +120,10 @@ func (c *Client) Remove(ctx context.Context, account, name, function string) err
 	if job.Meta[jobs.MetaFunction] != function {
 		return nil
 	}
-	return c.Purge(ctx, id)
+	if err := c.Purge(ctx, id); err != nil {
+		return err
+	}
+	return removeLogin(ctx)
 }
 
 // Purge removes a job, as soon as the rate of purges allows. One that has not ended is stopped. It is no error if it is gone.

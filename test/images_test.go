@@ -33,8 +33,7 @@ import (
 // ownRegistry is a registry on a free port of 127.0.0.1, with a login if login is not nil.
 type ownRegistry struct {
 	host  string
-	login *authn.Basic
-	base  func() v1.Image // funcd/env
+	login atomic.Pointer[authn.Basic]
 	held  atomic.Pointer[chan struct{}]
 }
 
@@ -42,7 +41,8 @@ type ownRegistry struct {
 func newOwnRegistry(t *testing.T, login *authn.Basic) *ownRegistry {
 	t.Helper()
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
-	made := &ownRegistry{login: login}
+	made := &ownRegistry{}
+	made.login.Store(login)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if held := made.held.Load(); held != nil && strings.HasPrefix(r.UserAgent(), "docker/") {
 			select {
@@ -50,7 +50,7 @@ func newOwnRegistry(t *testing.T, login *authn.Basic) *ownRegistry {
 			case <-r.Context().Done():
 			}
 		}
-		if login != nil {
+		if login := made.login.Load(); login != nil {
 			if user, password, _ := r.BasicAuth(); user != login.Username || password != login.Password {
 				w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
 				w.WriteHeader(http.StatusUnauthorized)
@@ -64,15 +64,6 @@ func newOwnRegistry(t *testing.T, login *authn.Basic) *ownRegistry {
 		server.Close()
 	})
 	made.host = strings.TrimPrefix(server.URL, "http://")
-	made.base = sync.OnceValue(func() v1.Image {
-		file := filepath.Join(t.TempDir(), "image.tar")
-		docker(t, "", "save", "--output", file, "funcd/env")
-		tag, err := name.NewTag("funcd/env:latest")
-		require.NoError(t, err)
-		image, err := tarball.ImageFromPath(file, &tag)
-		require.NoError(t, err)
-		return image
-	})
 	return made
 }
 
@@ -89,27 +80,37 @@ func (r *ownRegistry) hold(t *testing.T) (release func()) {
 	return release
 }
 
-// push pushes funcd/env, with these variables in its environment and unlike any image before, and returns its digest. ref is what comes after the
-// host. Docker forgets what it has pulled of it when the test ends.
+// push pushes funcd/env, with these variables in its environment, as pushAs does.
 func (r *ownRegistry) push(t *testing.T, ref string, env ...string) (digest string) {
 	t.Helper()
-	config, err := r.base().ConfigFile()
+	return r.pushAs(t, "funcd/env", ref, func(c *v1.ConfigFile) { c.Config.Env = append(c.Config.Env, env...) })
+}
+
+// pushAs pushes one of the tests' images, unlike any before, and returns its digest. ref is what comes after the host. Docker forgets what it has
+// pulled of it when the test ends.
+func (r *ownRegistry) pushAs(t *testing.T, image, ref string, change func(*v1.ConfigFile)) (digest string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "image.tar")
+	docker(t, "", "save", "--output", file, image)
+	base, err := tarball.ImageFromPath(file, nil)
+	require.NoError(t, err)
+	config, err := base.ConfigFile()
 	require.NoError(t, err)
 	config = config.DeepCopy()
-	config.Config.Env = append(config.Config.Env, env...)
 	config.Config.Labels = map[string]string{"test": uuid.NewString()}
-	image, err := mutate.ConfigFile(r.base(), config)
+	change(config)
+	made, err := mutate.ConfigFile(base, config)
 	require.NoError(t, err)
 	target, err := name.ParseReference(r.host + "/" + ref)
 	require.NoError(t, err)
 	auth := authn.Anonymous
-	if r.login != nil {
-		auth = r.login
+	if login := r.login.Load(); login != nil {
+		auth = login
 	}
-	require.NoError(t, remote.Write(target, image, remote.WithAuth(auth)))
-	hash, err := image.Digest()
+	require.NoError(t, remote.Write(target, made, remote.WithAuth(auth)))
+	hash, err := made.Digest()
 	require.NoError(t, err)
-	id, err := image.ConfigName()
+	id, err := made.ConfigName()
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = removeImage(id.String()) })
 	return hash.String()
@@ -122,7 +123,8 @@ func removeImage(id string) error {
 
 func (r *ownRegistry) auth(t *testing.T) string {
 	t.Helper()
-	header, err := api.RegistryAuth{Username: r.login.Username, Password: r.login.Password}.Header()
+	login := r.login.Load()
+	header, err := api.RegistryAuth{Username: login.Username, Password: login.Password}.Header()
 	require.NoError(t, err)
 	return header
 }
@@ -187,7 +189,8 @@ func TestCreateTellsWhyAnImageCannotBeUsed(t *testing.T) {
 	t.Parallel()
 	public, private := newOwnRegistry(t, nil), newOwnRegistry(t, &authn.Basic{Username: "me", Password: "secret"})
 	private.push(t, "app:1")
-	arm := mutateArchitecture(t, public, "arm64")
+	public.pushAs(t, "funcd/env", "app:arm", func(c *v1.ConfigFile) { c.Architecture = "arm64" })
+	arm := public.host + "/app:arm"
 	free, err := freePorts(1)
 	require.NoError(t, err)
 	away := "127.0.0.1:" + free[0]
@@ -208,22 +211,6 @@ func TestCreateTellsWhyAnImageCannotBeUsed(t *testing.T) {
 		require.NotContains(t, dev.consulKeys(t, "funcd/functions/default/"), "funcd/functions/default/"+f.Name, title)
 		require.Equal(t, http.StatusNotFound, request(t, http.MethodGet, dev.nomad+jobOf("func-default-"+f.Name), "").status, title)
 	}
-}
-
-// mutateArchitecture pushes an image for another architecture and returns its reference.
-func mutateArchitecture(t *testing.T, r *ownRegistry, architecture string) string {
-	t.Helper()
-	config, err := r.base().ConfigFile()
-	require.NoError(t, err)
-	config = config.DeepCopy()
-	config.Architecture = architecture
-	image, err := mutate.ConfigFile(r.base(), config)
-	require.NoError(t, err)
-	ref := r.host + "/other:" + architecture
-	target, err := name.ParseReference(ref)
-	require.NoError(t, err)
-	require.NoError(t, remote.Write(target, image))
-	return ref
 }
 
 // A tag that is pushed again changes nothing of a function until it is told to pull, or is created anew.
@@ -250,15 +237,7 @@ func TestFunctionsKeepTheirImageUntilTheyPull(t *testing.T) {
 	require.Equal(t, f.UUID, updated.UUID)
 	require.Equal(t, ref, updated.Config.Image)
 	require.Contains(t, f.sync(t, "").body, `"VERSION=two"`)
-	var job struct {
-		Meta       map[string]string
-		TaskGroups []struct {
-			Tasks []struct{ Config map[string]any }
-		}
-	}
-	dev.nomadGet(t, jobOf(f.job()), &job)
-	require.Equal(t, "3", job.Meta["funcd_revision"])
-	require.Equal(t, r.host+"/app@"+second, job.TaskGroups[0].Tasks[0].Config["image"])
+	require.Equal(t, r.host+"/app@"+second, imageOf(t, dev, f))
 	require.NotEqual(t, first, second)
 }
 

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/stretchr/testify/require"
 
 	"github.com/funcd/funcd/api"
@@ -135,7 +136,8 @@ func TestPullFails(t *testing.T) {
 	t.Parallel()
 	public, private := newOwnRegistry(t, nil), newOwnRegistry(t, &authn.Basic{Username: "me", Password: "secret"})
 	private.push(t, "app:1")
-	arm := mutateArchitecture(t, public, "arm64")
+	public.pushAs(t, "funcd/env", "app:arm", func(c *v1.ConfigFile) { c.Architecture = "arm64" })
+	arm := public.host + "/app:arm"
 	local := newImage(t, public.host+"/local")
 	free, err := freePorts(1)
 	require.NoError(t, err)
@@ -382,4 +384,69 @@ func TestPullOnEveryReadyNode(t *testing.T) {
 	m := last(own.pull(t, r.host+"/app", "1"))
 	require.Equal(t, "no node of the cluster is ready to pull images", m.Error)
 	require.Equal(t, http.StatusServiceUnavailable, m.ErrorDetail.Code)
+}
+
+// An account's functions are of images that its login shows, on nodes that have none themselves. Neither Nomad's jobs nor the function see it.
+func TestLoginsOfAccounts(t *testing.T) {
+	t.Parallel()
+	const first, second = "the-first-password", "the-second-password"
+	r := newOwnRegistry(t, &authn.Basic{Username: "the-user", Password: first})
+	r.pushAs(t, "funcd-test/probe", "probe:1", func(*v1.ConfigFile) {})
+	r.push(t, "env:1")
+	passwordFile := filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(passwordFile, []byte(first+"\n"), 0o600))
+	o := beside("logins")
+	o.config += fmt.Sprintf("registry %q {\n  account = \"default\"\n  username = \"the-user\"\n  password_file = %q\n}\n", r.host, passwordFile)
+	config := filepath.Join(t.TempDir(), "funcd.hcl")
+	require.NoError(t, os.WriteFile(config, []byte(o.config), 0o600))
+	key, secret := newCredential(t, o, config, "other")
+	own := startOwn(t, "logins", o)
+
+	f := own.create(t, cold(program(r.host+"/probe:1", "find")))
+	require.Equal(t, "", f.sync(t, first).body, "the function finds it nowhere")
+	require.Equal(t, "/funcd/funcd-runner\n", f.sync(t, "funcd-runner is started by funcd").body, "where it would have found it")
+	env := environmentOf(t, own.create(t, cold(program(r.host+"/env:1"))).sync(t, ""))
+	require.NotContains(t, strings.Join(env.Env, "\n"), "REGISTRY")
+	spec := request(t, http.MethodGet, own.nomad+jobOf(f.job()), "").body
+	require.NotContains(t, spec, "the-user")
+	require.NotContains(t, spec, first)
+	variable := "nomad/jobs/" + f.job()
+	require.Equal(t, []string{variable}, own.variables(t, variable))
+	require.Equal(t, "Status: Pull complete for "+r.host+"/env:1 on 1 node", last(own.pull(t, r.host+"/env", "1")).Status)
+
+	other, err := api.NewClient(api.ClientConfig{Address: own.url, AccessKey: key, SecretKey: secret, HTTPClient: client})
+	require.NoError(t, err)
+	refused := program(r.host+"/probe:1", "cat")
+	refused.Name = newName(t)
+	_, err = other.CreateFunction(t.Context(), refused)
+	require.Equal(t, api.Invalid, api.CodeOf(err))
+	require.ErrorContains(t, err, "access to "+r.host+"/probe:1 denied")
+
+	// The password is changed in the file, and soon on its way to the nodes.
+	id := strings.TrimSpace(docker(t, "", "image", "inspect", "--format", "{{.Id}}", imageOf(t, own, f)))
+	require.NoError(t, os.WriteFile(passwordFile, []byte(second), 0o600))
+	r.login.Store(&authn.Basic{Username: "the-user", Password: second})
+	eventually(t, "the new password in Nomad", func() bool {
+		var v struct{ Items map[string]string }
+		own.nomadGet(t, "/v1/var/"+variable, &v)
+		return v.Items["password"] == second
+	})
+	require.NoError(t, removeImage(id))
+	require.Equal(t, "", f.sync(t, second).body, "it is pulled again")
+
+	require.NoError(t, own.RemoveFunction(t.Context(), f.Name))
+	require.Empty(t, own.variables(t, variable), "the login goes with the function")
+	require.NotRegexp(t, first+"|"+second, readFile(t, own.logFile))
+}
+
+// imageOf returns what a function's containers are started from.
+func imageOf(t *testing.T, s *stack, f *function) string {
+	t.Helper()
+	var registered struct {
+		TaskGroups []struct {
+			Tasks []struct{ Config struct{ Image string } }
+		}
+	}
+	s.nomadGet(t, jobOf(f.job()), &registered)
+	return registered.TaskGroups[0].Tasks[0].Config.Image
 }

@@ -203,11 +203,10 @@ func (a *agent) Start(ctx context.Context) error {
 		PullTime:       s.pullTime,
 		Runner:         runner.job,
 	}
-	cluster := nomad.Config{Address: s.Nomad.Address, Token: s.Nomad.Token, Options: options, PurgeRate: s.Nomad.PurgeRate, Logger: a.log}
-	if s.Nomad.Variables {
-		cluster.Logins = a.images.Login
-	}
-	a.nomad, err = nomad.New(cluster)
+	a.nomad, err = nomad.New(nomad.Config{
+		Address: s.Nomad.Address, Token: s.Nomad.Token, Options: options,
+		PurgeRate: s.Nomad.PurgeRate, Variables: s.Nomad.Variables, Logins: a.images.Login, Logger: a.log,
+	})
 	if err != nil {
 		return err
 	}

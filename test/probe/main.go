@@ -13,16 +13,19 @@
 //	hosts            print /etc/hosts
 //	fs               follow the lines of standard input: "write PATH TEXT", "read PATH" or "list DIR", and print what comes of each
 //	interfaces       print the network interfaces and their IPv4 addresses, a line each
+//	find             print the files that hold what is on standard input, of all that it may read, and of its processes' environments
 //	files            print the file descriptors that it was started with and what they are, a line each
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -48,6 +51,7 @@ var commands = map[string]func(n int, stdin io.Reader, stdout, stderr io.Writer)
 	"dial":       dial,
 	"hosts":      hosts,
 	"fs":         fs,
+	"find":       find,
 }
 
 // status is an error that is to be the exit status and nothing else.
@@ -185,4 +189,30 @@ func files(_ int, _ io.Reader, stdout, _ io.Writer) error {
 		fmt.Fprintln(stdout, entry.Name(), target)
 	}
 	return nil
+}
+
+func find(_ int, stdin io.Reader, stdout, _ io.Writer) error {
+	text, err := io.ReadAll(stdin)
+	if err != nil {
+		return err
+	}
+	return findIn("/", text, stdout)
+}
+
+// findIn looks into every file below root, apart from the kernel's own, of which only the processes' environments count.
+func findIn(root string, text []byte, stdout io.Writer) error {
+	return filepath.WalkDir(root, func(path string, entry os.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return nil // it may not be read, or has gone
+		case entry.IsDir() && (path == "/sys" || path == "/dev" || strings.HasPrefix(path, "/proc/") && strings.Count(path, "/") > 2):
+			return filepath.SkipDir
+		case !entry.Type().IsRegular() || strings.HasPrefix(path, "/proc/") && filepath.Base(path) != "environ":
+			return nil
+		}
+		if content, err := os.ReadFile(path); err == nil && bytes.Contains(content, text) {
+			fmt.Fprintln(stdout, path)
+		}
+		return nil
+	})
 }

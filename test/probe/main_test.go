@@ -77,3 +77,24 @@ func TestLeaveTellsWhatWasLeft(t *testing.T) {
 		}
 	}
 }
+
+func TestFindLooksIntoFiles(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, content := range map[string]string{"a": "it is here", "b/c": "here too", "d": "nothing"} {
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var stdout bytes.Buffer
+	if err := findIn(dir, []byte("here"), &stdout); err != nil {
+		t.Fatal(err)
+	}
+	if want := dir + "/a\n" + dir + "/b/c\n"; stdout.String() != want {
+		t.Errorf("it found %q, want %q", stdout.String(), want)
+	}
+}
