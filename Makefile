@@ -1,7 +1,7 @@
 # The targets call the programs in scripts/, which can be run by themselves as well.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools build run stop examples test check bench chaos fmt clean
+.PHONY: help setup tools build run stop examples test check bench chaos soak fmt clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ bench: ## measure funcd against plain Nomad dispatches, half an hour; ROWS=cold,
 
 chaos: ## kill every part while calls run, 50 times each and more, and audit that none is lost (an hour)
 	@scripts/chaos
+
+soak: ## call functions for half an hour and see that funcd's memory and goroutines stay flat
+	@scripts/chaos -soak 30m
 
 setup: ## install or build what is missing of Docker, curl, Nomad and Consul
 	@scripts/setup

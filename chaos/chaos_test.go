@@ -233,3 +233,32 @@ func TestDispatchToken(t *testing.T) {
 		require.Equal(t, want, got, job)
 	}
 }
+
+func TestGrowth(t *testing.T) {
+	t.Parallel()
+	series := func(quarters ...float64) []float64 {
+		var values []float64
+		for _, q := range quarters {
+			values = append(values, q*0.9, q, q, q*1.1)
+		}
+		return values
+	}
+	of := func(memory, goroutines []float64) samples {
+		return samples{"process_resident_memory_bytes": memory, "go_goroutines": goroutines, "process_open_fds": series(50, 50, 50, 50)}
+	}
+	const mb = 1 << 20
+	for name, c := range map[string]struct {
+		s    samples
+		want int
+	}{
+		"flat":                  {of(series(60*mb, 80*mb, 80*mb, 81*mb), series(100, 100, 100, 100)), 0},
+		"it settles":            {of(series(60*mb, 90*mb, 120*mb, 122*mb), series(100, 200, 300, 305)), 0},
+		"memory grows":          {of(series(60*mb, 80*mb, 100*mb, 120*mb), series(100, 100, 100, 100)), 1},
+		"goroutines grow":       {of(series(60*mb, 80*mb, 80*mb, 80*mb), series(100, 120, 140, 160)), 1},
+		"too short to be known": {of(nil, nil), 1},
+	} {
+		var out strings.Builder
+		require.Len(t, growth(&out, "funcd-1", c.s), c.want, "%s: %s", name, &out)
+	}
+	require.Equal(t, map[string]float64{"a": 1, `b{x="y"}`: 2.5e6}, parseMetrics(strings.NewReader("# HELP a b\na 1\nb{x=\"y\"} 2.5e+06\nnonsense\n")))
+}

@@ -80,8 +80,9 @@ plugin "docker" {
 
 const funcdConfig = `
 http      = "127.0.0.1:%s"
+metrics   = "127.0.0.1:%s"
 data_dir  = %q
-log_level = "debug"
+log_level = %q
 quota     = %d
 slots {
   total = %d

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -88,18 +89,21 @@ func startLoad(ctx context.Context, cfg config, s *stack) (*load, error) {
 		w.functions = append(w.functions, created)
 	}
 	for i := range callers {
-		w.callers.Go(func() { w.caller(i, rand.New(rand.NewPCG(cfg.seed, uint64(2+i)))) })
+		w.callers.Go(func() { w.caller(cfg, i, rand.New(rand.NewPCG(cfg.seed, uint64(2+i)))) })
 	}
 	return w, nil
 }
 
 // caller makes calls until quit.
-func (w *load) caller(i int, random *rand.Rand) {
+func (w *load) caller(cfg config, i int, random *rand.Rand) {
 	for n := i; ; n += callers {
-		pause := time.Duration(random.Int64N(int64(2 * callPause)))
-		f := w.functions[random.IntN(len(w.functions))]
+		average, f, runs := callPause, w.functions[random.IntN(len(w.functions))], duration(random)
+		if cfg.soak > 0 {
+			average, f, runs = time.Duration(callers/cfg.rate*float64(time.Second)), w.mostlyReused(random), time.Duration(random.IntN(50))*time.Millisecond
+		}
+		pause := time.Duration(random.Int64N(int64(2 * average)))
 		c := &call{n: n, function: f.Name, sync: random.IntN(2) == 0}
-		payload := fmt.Sprintf("%d %d", n, duration(random).Milliseconds())
+		payload := fmt.Sprintf("%d %d", n, runs.Milliseconds())
 		server := random.IntN(len(w.s.urls))
 		select {
 		case <-w.quit:
@@ -115,6 +119,18 @@ func (w *load) caller(i int, random *rand.Rand) {
 			w.callAsync(c, f, payload, server)
 		}
 	}
+}
+
+// mostlyReused is a function that costs Docker a container in one of five cases.
+func (w *load) mostlyReused(random *rand.Rand) api.Function {
+	name := "reused"
+	switch random.IntN(10) {
+	case 0:
+		name = "cold"
+	case 1:
+		name = "warm"
+	}
+	return w.functions[slices.IndexFunc(w.functions, func(f api.Function) bool { return f.Name == name })]
 }
 
 // duration is for how long a function runs: mostly not long, sometimes longer than most faults.

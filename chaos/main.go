@@ -3,6 +3,8 @@
 //
 // What it does, and when, follows from the seed that it prints; what comes of that does not, as the parts take their own time.
 //
+// With -soak it leaves all parts alone, and sees that a server that works for a long time uses no more of the machine than after a short one.
+//
 // A function tells this program, over a socket, when it starts and what it is about to write: the journal. It is a file outside of all that
 // is killed, and what the answers are held against.
 package main
@@ -34,6 +36,8 @@ func main() {
 	flag.StringVar(&cfg.only, "only", "", "regular expression of the kinds of faults; empty for all")
 	flag.StringVar(&cfg.programs, "programs", "bin", "directory with funcd and funcd-runner")
 	flag.BoolVar(&cfg.keep, "keep", false, "keep the directory with the logs")
+	flag.DurationVar(&cfg.soak, "soak", 0, "in place of the faults, watch what the servers use for this long")
+	flag.Float64Var(&cfg.rate, "rate", 5, "calls a second of a soak")
 	flag.Parse()
 	cfg.out = os.Stdout
 	verdict, err := run(ctx, cfg)
@@ -58,6 +62,8 @@ type config struct {
 	only     string
 	programs string
 	keep     bool
+	soak     time.Duration
+	rate     float64
 	out      io.Writer
 }
 
@@ -73,7 +79,11 @@ func run(ctx context.Context, cfg config) (v *verdict, err error) {
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(cfg.out, "chaos: seed %d, %d servers, %d faults, logs in %s\n", cfg.seed, cfg.servers, len(plan), dir)
+	what := fmt.Sprintf("%d faults", len(plan))
+	if cfg.soak > 0 {
+		what = fmt.Sprintf("%s of %g calls a second", cfg.soak, cfg.rate)
+	}
+	fmt.Fprintf(cfg.out, "chaos: seed %d, %d servers, %s, logs in %s\n", cfg.seed, cfg.servers, what, dir)
 	s, err := startStack(ctx, cfg, dir)
 	defer func() {
 		err = errors.Join(err, s.stop())
@@ -88,12 +98,17 @@ func run(ctx context.Context, cfg config) (v *verdict, err error) {
 	if err != nil {
 		return nil, err
 	}
-	counts, err := s.inject(ctx, plan)
+	counts, used := map[string]int{}, []samples{}
+	if cfg.soak > 0 {
+		used, err = s.soak(ctx, cfg.soak)
+	} else {
+		counts, err = s.inject(ctx, plan)
+	}
 	if err != nil {
 		w.stop()
 		return nil, err
 	}
-	fmt.Fprintln(cfg.out, "chaos: all faults are over, waiting for the calls")
+	fmt.Fprintln(cfg.out, "chaos: it is over, waiting for the calls")
 	if err := s.recovered(ctx); err != nil {
 		w.stop()
 		return nil, err
@@ -101,6 +116,9 @@ func run(ctx context.Context, cfg config) (v *verdict, err error) {
 	calls := w.finish(ctx)
 	v = audit(calls, s.journal.entries())
 	v.faults = counts
+	for i := range used {
+		v.violations = append(v.violations, growth(cfg.out, s.funcd[i].name, used[i])...)
+	}
 	v.violations = append(v.violations, s.leftovers(ctx, w.functions)...)
 	for name, text := range s.crashes() {
 		v.violations = append(v.violations, name+": "+text)

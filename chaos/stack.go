@@ -31,7 +31,7 @@ type stack struct {
 	consul, nomadServer, nomadClient, dockerd *process
 	natsServers, funcd                        []*process
 	natsURL, consulAddress, nomadURL, docker  string
-	urls                                      []string // of the funcd servers
+	urls, metrics                             []string // of the funcd servers
 	client                                    *api.Client
 
 	mu    sync.Mutex
@@ -109,7 +109,7 @@ func startStack(ctx context.Context, cfg config, dir string) (*stack, error) {
 
 // describe chooses addresses and writes configurations. It starts nothing but what is this program's own.
 func (s *stack) describe(ctx context.Context) error {
-	ports, err := freePorts(9 + s.cfg.servers)
+	ports, err := freePorts(9 + 2*s.cfg.servers)
 	if err != nil {
 		return err
 	}
@@ -178,8 +178,12 @@ func (s *stack) describe(ctx context.Context) error {
 
 // describeFuncd writes the configuration of the funcd servers.
 func (s *stack) describeFuncd(ports []string) error {
+	ports, metrics := ports[:s.cfg.servers], ports[s.cfg.servers:]
 	runner := fmt.Sprintf("mode = \"socket\"\n  socket_dir = %q", filepath.Join(s.dir, "runner"))
-	nats := ""
+	nats, level := "", "debug"
+	if s.cfg.soak > 0 {
+		level = "info"
+	}
 	for _, port := range ports {
 		s.urls = append(s.urls, "http://127.0.0.1:"+port)
 	}
@@ -194,7 +198,8 @@ func (s *stack) describeFuncd(ports []string) error {
 	for i, port := range ports {
 		name := fmt.Sprintf("funcd-%d", i+1)
 		file := filepath.Join(s.dir, name+".hcl")
-		text := fmt.Sprintf(funcdConfig, port, filepath.Join(s.dir, name), quota, slotTotal, runner, s.consulAddress, s.nomadURL, nats, s.docker)
+		s.metrics = append(s.metrics, "http://127.0.0.1:"+metrics[i]+"/metrics")
+		text := fmt.Sprintf(funcdConfig, port, metrics[i], filepath.Join(s.dir, name), level, quota, slotTotal, runner, s.consulAddress, s.nomadURL, nats, s.docker)
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			return err
 		}
