@@ -267,3 +267,27 @@ func TestCallsWaitForNomad(t *testing.T) {
 	require.Len(t, hello.children(t), 1)
 	eventually(t, "readiness", func() bool { return own.request(t, http.MethodGet, "/readyz", "").status == http.StatusOK })
 }
+
+// What a server that is not ready lacks is named, and it is ready again when it is there.
+func TestReadinessNamesWhatIsAway(t *testing.T) {
+	t.Parallel()
+	consulGate, consulServer := behindGate(t, "http://"+dev.consul)
+	nomadGate, nomadServer := nomadBehindGate(t)
+	o := beside("unready")
+	o.nomad, o.consul = nomadServer.URL, strings.TrimPrefix(consulServer.URL, "http://")
+	own := startOwn(t, "unready", o)
+	ready := func() string { return own.request(t, http.MethodGet, "/readyz", "").body }
+	require.Equal(t, "ready\n", ready())
+	consulGate.set(hangUp)
+	consulServer.CloseClientConnections()
+	require.Equal(t, "not ready; consul: Consul does not answer\n", ready())
+	nomadGate.set(hangUp)
+	nomadServer.CloseClientConnections()
+	both := ready()
+	require.Contains(t, both, "; consul: Consul does not answer")
+	require.Contains(t, both, "; nomad: Nomad does not answer")
+	require.Equal(t, "ok\n", own.request(t, http.MethodGet, "/healthz", "").body)
+	consulGate.set(nil)
+	nomadGate.set(nil)
+	eventually(t, "readiness", func() bool { return ready() == "ready\n" })
+}

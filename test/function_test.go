@@ -247,7 +247,13 @@ func containerOf(t *testing.T, allocation string) string {
 // nomadBehindGate returns the address of dev's Nomad behind a gate.
 func nomadBehindGate(t *testing.T) (*gate, *httptest.Server) {
 	t.Helper()
-	target, err := url.Parse(dev.nomad)
+	return behindGate(t, dev.nomad)
+}
+
+// behindGate returns a server that passes on requests to the one at the address, as long as its gate lets them through.
+func behindGate(t *testing.T, address string) (*gate, *httptest.Server) {
+	t.Helper()
+	target, err := url.Parse(address)
 	require.NoError(t, err)
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	proxy.Transport = &http.Transport{DisableCompression: true}
