@@ -97,8 +97,8 @@ func TestBadInputIsRefusedAndNothingStored(t *testing.T) {
 		{http.MethodGet, "/", 404},
 		{http.MethodGet, "/none", 404},
 		{http.MethodGet, "/v1.23/none", 404},
-		{http.MethodPost, f.path("call", "async"), 404},
-		{http.MethodGet, "/runner/v1/next", 404}, // it is on the socket only
+		{http.MethodPost, f.path("call", "async"), 405}, // where a call of that id is cancelled
+		{http.MethodGet, "/runner/v1/next", 404},        // it is on the socket only
 		{http.MethodPatch, f.path("call"), 405},
 		{http.MethodPost, "/funcs", 405},
 		{http.MethodDelete, "/funcs", 405},

@@ -10,6 +10,7 @@ import (
 
 const (
 	upkeepPeriod = 10 * time.Second
+	orphanPeriod = time.Minute // at most, and upkeepPeriod at least: with thousands of functions it takes a tenth of a second to list their jobs
 	upkeepLock   = "upkeep"
 	learnPeriod  = time.Second // between two attempts to ask Consul which funcd cluster this is
 )
@@ -46,17 +47,21 @@ func (a *agent) upkeep(ctx context.Context) error {
 	}
 	var parts sync.WaitGroup
 	defer parts.Wait()
-	for what, do := range map[string]func(context.Context) error{
-		"no containers are kept ready":      a.scheduler.KeepWarm,
-		"functions are not repaired":        a.service.Repair,
-		"pulls that were left behind stay":  a.forgetPulls,
-		"removed functions are not cleared": a.service.RemoveOrphans,
-		"ended containers are not purged":   a.scheduler.PurgeEnded,
+	for _, part := range []struct {
+		what   string // is wrong if it fails
+		do     func(context.Context) error
+		period time.Duration
+	}{
+		{"no containers are kept ready", a.scheduler.KeepWarm, upkeepPeriod},
+		{"functions are not repaired", a.service.Repair, upkeepPeriod},
+		{"pulls that were left behind stay", a.forgetPulls, upkeepPeriod},
+		{"removed functions are not cleared", a.service.RemoveOrphans, max(upkeepPeriod, min(orphanPeriod, a.settings.orphanTime/10))},
+		{"ended containers are not purged", a.scheduler.PurgeEnded, upkeepPeriod},
 	} {
 		parts.Go(func() {
-			every(ctx, upkeepPeriod, func() {
-				if err := do(ctx); err != nil && ctx.Err() == nil {
-					a.log.Debug(what, "error", err)
+			every(ctx, part.period, func() {
+				if err := part.do(ctx); err != nil && ctx.Err() == nil {
+					a.log.Debug(part.what, "error", err)
 				}
 			})
 		})
