@@ -59,7 +59,7 @@ func (c *Client) Image(ctx context.Context, ref string) (ImageInspect, error) {
 }
 
 // PullImage has every ready node of the cluster pull the image, and gives yield what they say meanwhile. It returns when all have it, or one
-// can't. auth may be nil: then the server uses what it is configured with. An error of yield ends it, not the pull, and is returned as it is.
+// can't. auth may be nil: then the server uses what it is configured with. An error of yield ends it, and the pull with it, and is returned as it is.
 // Errors: Invalid, NotFound.
 func (c *Client) PullImage(ctx context.Context, ref string, auth *RegistryAuth, yield func(PullMessage) error) error {
 	header := http.Header{}
