@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"reflect"
 	"slices"
@@ -25,6 +26,7 @@ const (
 	DefaultStopSignal = "SIGTERM"
 	DefaultNetwork    = "bridge"
 	MaxNameLength     = 255
+	MaxLabels         = 32 << 10 // bytes; each call has them in its job and in its container's environment
 )
 
 // Sizes are the names that ContainerSize may have, smallest first.
@@ -263,10 +265,19 @@ func (c *Config) validate() error {
 	if c.WorkingDir != "" && (!path.IsAbs(c.WorkingDir) || strings.ContainsRune(c.WorkingDir, 0) || Interpolated(c.WorkingDir)) {
 		return Errorf(Invalid, "Config.WorkingDir: %.300q must be an absolute path without ${…}", c.WorkingDir)
 	}
-	for key := range c.Labels {
-		if key == "" {
+	size := 0
+	for _, key := range slices.Sorted(maps.Keys(c.Labels)) {
+		value := c.Labels[key]
+		size += len(key) + len(value)
+		switch {
+		case key == "":
 			return Errorf(Invalid, "Config.Labels: a label's name can't be empty")
+		case strings.ContainsRune(key+value, 0) || Interpolated(key) || Interpolated(value):
+			return Errorf(Invalid, "Config.Labels: %.100q can't hold ${…} or a NUL byte", key)
 		}
+	}
+	if size > MaxLabels {
+		return Errorf(Invalid, "Config.Labels: all of them must be at most %d bytes together", MaxLabels)
 	}
 	if _, err := c.StopSignal.Parse(); err != nil {
 		return Errorf(Invalid, "Config.StopSignal: %.100q must be a signal's name or a number from 1 to %d",

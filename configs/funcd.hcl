@@ -122,6 +122,10 @@ nomad {
   dead_jobs  = 500
   purge_rate = 50 # in a second, at most
 
+  # Capabilities that no container has, such as "net_raw" or "all", beside those that Docker and the clients' docker plugin take from every one.
+  # No container gains privileges (no-new-privileges) or has Docker's socket, whatever is set here.
+  cap_drop = []
+
   # The host_network of the clients on whose address ports are published. One with several addresses on a node has a fixed port once for each.
   # host_network = "default"
 
@@ -156,11 +160,32 @@ docker {
 #   password_file = "/etc/funcd/registry-password"
 # }
 
+# What an account's functions may ask for. What the block "*" sets is for all accounts, unless their own block sets it. A function that asks for
+# what is false is refused with 403 and the name of the switch; those that are there already stay.
+account "*" {
+  allow {
+    host_networking      = true # NetworkMode host: all that listens on the nodes' loopback is within reach, as Nomad and Consul without ACLs
+    container_networking = true # NetworkMode container:<name|id>: the network of any container of the node
+    fixed_ports          = true # PortBindings with a HostPort: any port of the nodes that is free
+    volumes_from         = true # VolumesFrom: the host and CSI volumes of any job in the namespace
+    stop_signal_sigkill  = true # StopSignal SIGKILL: a function that is stopped without a word
+  }
+}
+
+# account "team" {
+#   allow {
+#     host_networking = false
+#   }
+# }
+
 # What a ContainerSize reserves: cpu in MHz, or whole cores, and memory in MB, which is a hard limit. Those that are not named keep the
 # defaults: s1 100/64, s2 200/128, s3 300/256, s4 500/512, m1 1000/1024, m2 2000/2048, m3 2000/4096, l1 4000/4096, l2 4000/8192,
-# l3 8000/16384. funcd adds 10 MB for its runner.
+# l3 8000/16384. funcd adds 10 MB for its runner. With memory_max it may have more while the client has it to spare, up to that limit; it needs Nomad's
+# memory oversubscription, and is ignored without. Calls of a size with a node_pool run there.
 #
 # size "l3" {
-#   cores  = 8
-#   memory = 16384
+#   cores      = 8
+#   memory     = 16384
+#   memory_max = 24576
+#   node_pool  = "large"
 # }

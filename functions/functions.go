@@ -72,6 +72,8 @@ type Config struct {
 	Images  Images
 	Calls   Calls
 	Cancel  Canceller
+	// Policy is what an account's new functions may ask for.
+	Policy func(account string) api.Policy
 	// StopTime is how long a call that was cancelled may take to end: at most the time between a function's StopSignal and SIGKILL.
 	StopTime time.Duration
 	// OrphanTime is for how long a function must have been unknown before what is left of it is removed.
@@ -95,8 +97,11 @@ func New(cfg Config) *Service {
 const undoTime = 15 * time.Second
 
 // Create makes the function the account's. It has a job in the cluster when this returns, so that its first call starts at once. After an
-// error nothing of it is left. The error is of code Invalid, Conflict if the account has one of that name, or Unavailable.
+// error nothing of it is left. The error is of code Invalid, Forbidden, Conflict if the account has one of that name, or Unavailable.
 func (s *Service) Create(ctx context.Context, account string, f api.Function) (api.Function, error) {
+	if err := s.cfg.Policy(account).Check(&f, account); err != nil {
+		return api.Function{}, err
+	}
 	// The name is checked first: an image may have to be asked for across the world.
 	if _, err := s.cfg.Store.Get(ctx, account, f.Name); err == nil {
 		return api.Function{}, api.Errorf(api.Conflict, "the name %q is already in use", f.Name)

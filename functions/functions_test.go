@@ -59,7 +59,14 @@ func newFakes() *fakes {
 }
 
 func (f *fakes) service() *Service {
-	return New(Config{Store: f, Cluster: cluster{f}, Images: f, Calls: f, Cancel: f, StopTime: time.Second, OrphanTime: time.Hour, Logger: slog.New(slog.DiscardHandler)})
+	return New(Config{Store: f, Cluster: cluster{f}, Images: f, Calls: f, Cancel: f, Policy: f.policy, StopTime: time.Second, OrphanTime: time.Hour, Logger: slog.New(slog.DiscardHandler)})
+}
+
+// policy is that of an account which may not have everything.
+func (f *fakes) policy(account string) api.Policy {
+	p := api.FullPolicy()
+	p.HostNetworking = account != "bridged"
+	return p
 }
 
 // do does one operation, or fails as it was told to.
@@ -273,6 +280,21 @@ func TestCreate(t *testing.T) {
 	_, err = f.service().Create(t.Context(), "other", hello())
 	require.NoError(t, err, "names are an account's own")
 	require.NotEqual(t, d.ID, f.defs["other/hello"].ID)
+}
+
+func TestCreateByPolicy(t *testing.T) {
+	t.Parallel()
+	f := newFakes()
+	host := hello()
+	host.HostConfig.NetworkMode = "host"
+	_, err := f.service().Create(t.Context(), "bridged", host)
+	requireCode(t, api.Forbidden, err)
+	require.ErrorContains(t, err, "host_networking")
+	require.Empty(t, f.done, "nothing is asked for it")
+	_, err = f.service().Create(t.Context(), "acme", host)
+	require.NoError(t, err)
+	_, err = f.service().Create(t.Context(), "bridged", hello())
+	require.NoError(t, err)
 }
 
 func TestCreateFails(t *testing.T) {

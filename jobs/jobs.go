@@ -8,6 +8,7 @@
 package jobs
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -32,6 +33,7 @@ type Options struct {
 	MaxKillTimeout time.Duration   // the clients' max_kill_timeout, over which Nomad would cut it
 	PidsLimit      int             // processes in a container, 0 for the clients' default
 	Cluster        string          // the id of the funcd cluster, as several may share a Nomad; empty while it is not known
+	CapDrop        []string        // capabilities that containers have not, beside those that Docker takes from them
 	HostNetwork    string          // of the clients, where ports are published; empty for the default
 	PullTime       time.Duration   // of one image on one node, by RenderPull; 0 for the clients' default
 	Runner         Runner
@@ -40,9 +42,11 @@ type Options struct {
 
 // Size is what Nomad reserves for a container.
 type Size struct {
-	CPU    int // MHz
-	Cores  int // whole cores in place of CPU, if not 0
-	Memory int // MB that the function has; a hard limit
+	CPU       int    // MHz
+	Cores     int    // whole cores in place of CPU, if not 0
+	Memory    int    // MB that the function has; a hard limit
+	MemoryMax int    // MB that it may have while the client has them, the hard limit then; 0 for none. Needs Nomad's memory oversubscription
+	NodePool  string // of the nodes that calls of this size run on; empty for that of all
 }
 
 // DefaultSizes are the ten tiers of the Func API. Memory is the API's; the API's cores become a share of CPU, as a function that waits for
@@ -99,6 +103,7 @@ const (
 	MetaLogin    = "funcd_login"   // the registry of its image, if there is a login for it
 	MetaCall     = "call"          // of a dispatch for a call: the call's id
 	MetaSlot     = "slot"          // of a dispatch ahead of any call: an id of its own
+	MetaLabel    = "label."        // and a label's name, for each of the function's labels
 )
 
 // DefaultMaxKillTimeout is the default of max_kill_timeout in a Nomad client's configuration.
@@ -135,6 +140,8 @@ func (o *Options) ValidateSizes() error {
 			return fmt.Errorf("size %s is not defined", name)
 		case size.Memory < 1:
 			return fmt.Errorf("size %s: memory must be at least 1 MB", name)
+		case size.MemoryMax != 0 && size.MemoryMax < size.Memory:
+			return fmt.Errorf("size %s: memory_max must be at least memory", name)
 		case size.CPU < 1 && size.Cores < 1:
 			return fmt.Errorf("size %s: one of cpu and cores must be at least 1", name)
 		case size.CPU != 0 && size.Cores != 0:
@@ -171,8 +178,8 @@ func Render(d *api.Definition, o Options) (*nomad.Job, error) {
 	if o.Namespace != "" {
 		job.Namespace = &o.Namespace
 	}
-	if o.NodePool != "" {
-		job.NodePool = &o.NodePool
+	if pool := cmp.Or(size.NodePool, o.NodePool); pool != "" {
+		job.NodePool = &pool
 	}
 	job.Datacenters = slices.Clone(o.Datacenters)
 	job.ParameterizedJob = &nomad.ParameterizedJobConfig{Payload: "forbidden", MetaOptional: []string{MetaCall, MetaSlot}}
@@ -184,6 +191,9 @@ func Render(d *api.Definition, o Options) (*nomad.Job, error) {
 	}
 	if o.Cluster != "" {
 		job.Meta[MetaCluster] = o.Cluster
+	}
+	for label, value := range d.Function.Config.Labels {
+		job.Meta[MetaLabel+label] = value
 	}
 	job.UI = &nomad.JobUIConfig{Description: describe(d)}
 
@@ -228,6 +238,9 @@ func task(d *api.Definition, size Size, o Options) *nomad.Task {
 	if o.PidsLimit != 0 {
 		config["pids_limit"] = o.PidsLimit
 	}
+	if len(o.CapDrop) > 0 {
+		config["cap_drop"] = slices.Clone(o.CapDrop)
+	}
 	if f.Config.WorkingDir != "" {
 		config["work_dir"] = f.Config.WorkingDir
 	}
@@ -260,13 +273,19 @@ func task(d *api.Definition, size Size, o Options) *nomad.Task {
 		Env:      true,
 	}}
 	task.Resources = &nomad.Resources{MemoryMB: new(size.Memory + RunnerMemory)}
+	if size.MemoryMax > 0 {
+		task.Resources.MemoryMaxMB = new(size.MemoryMax + RunnerMemory)
+	}
 	if size.Cores > 0 {
 		task.Resources.Cores = &size.Cores
 	} else {
 		task.Resources.CPU = &size.CPU
 	}
 	killTimeout := KillTimeout(f, o.MaxKillTimeout)
-	task.KillSignal = f.Config.StopSignal.Name()
+	var stop string
+	if task.KillSignal, stop = killSignal(f); stop != "" {
+		task.Env[StopVariable] = stop
+	}
 	task.KillTimeout = &killTimeout
 	task.LogConfig = &nomad.LogConfig{MaxFiles: new(logFiles), MaxFileSizeMB: new(logFileMB)}
 	return task

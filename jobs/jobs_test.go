@@ -3,8 +3,10 @@ package jobs
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +35,7 @@ type goldenCase struct {
 		HostNetwork    string
 		Cluster        string
 		Login          string
+		CapDrop        []string
 		MaxKillTimeout string
 		Sizes          map[string]Size
 	}
@@ -78,6 +81,7 @@ func TestGolden(t *testing.T) {
 			}
 			o.Namespace, o.NodePool = c.Options.Namespace, c.Options.NodePool
 			o.HostNetwork, o.Cluster, o.Login = c.Options.HostNetwork, c.Options.Cluster, c.Options.Login
+			o.CapDrop = c.Options.CapDrop
 			if c.Options.PidsLimit != 0 {
 				o.PidsLimit = c.Options.PidsLimit
 			}
@@ -218,6 +222,38 @@ func TestContainerWithoutANetworkReachesFuncdByItsSocketOnly(t *testing.T) {
 	require.ErrorContains(t, err, "HostConfig.NetworkMode: none")
 }
 
+func TestCapability(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"net_raw", "NET_RAW", "CAP_NET_RAW", "cap_net_raw"} {
+		got, err := Capability(name)
+		require.NoError(t, err)
+		require.Equal(t, "net_raw", got)
+	}
+	for _, name := range []string{"", "cap_", "net-raw", "root", "CAP_CAP_NET_RAW"} {
+		_, err := Capability(name)
+		require.ErrorContains(t, err, "not a capability", name)
+	}
+}
+
+// Nomad places a job nowhere whose signal its clients don't know.
+func TestKillSignal(t *testing.T) {
+	t.Parallel()
+	for number := 1; number <= 64; number++ {
+		f := &api.Function{Config: api.Config{StopSignal: api.Signal(strconv.Itoa(number))}}
+		name, variable := killSignal(f)
+		require.Contains(t, sendable, name)
+		sent, err := api.Signal(name).Parse()
+		require.NoError(t, err)
+		if number == 15 || number == 9 {
+			require.Empty(t, variable)
+			require.EqualValues(t, number, sent)
+			continue
+		}
+		require.Equal(t, fmt.Sprintf("%d=%d", sent, number), variable)
+		require.True(t, int(sent) == number || name == "SIGTERM", "%d is sent as %s", number, name)
+	}
+}
+
 // Two functions never have one job, and no function's job looks like another's call.
 func TestID(t *testing.T) {
 	t.Parallel()
@@ -257,6 +293,8 @@ func TestValidate(t *testing.T) {
 		"a size without memory":    {func(o *Options) { o.Sizes["s1"] = Size{CPU: 1} }, "size s1: memory"},
 		"a size of less than none": {func(o *Options) { o.Sizes["s1"] = Size{CPU: 1, Memory: -1} }, "size s1: memory"},
 		"a size without CPU":       {func(o *Options) { o.Sizes["s1"] = Size{Memory: 1} }, "size s1: one of cpu and cores"},
+		"a size's most memory":     {func(o *Options) { o.Sizes["s1"] = Size{CPU: 1, Memory: 64, MemoryMax: 64} }, ""},
+		"a most under the memory":  {func(o *Options) { o.Sizes["s1"] = Size{CPU: 1, Memory: 64, MemoryMax: 63} }, "size s1: memory_max"},
 		"a size with both":         {func(o *Options) { o.Sizes["s1"] = Size{CPU: 1, Cores: 1, Memory: 1} }, "size s1: cpu and cores"},
 		"no runner":                {func(o *Options) { o.Runner = Runner{} }, "runner"},
 		"two runners":              {func(o *Options) { o.Runner.URL = "http://x" }, "runner"},

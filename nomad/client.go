@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -113,6 +114,9 @@ func (c *Client) write(ctx context.Context) (*nomad.WriteOptions, context.Cancel
 	return (&nomad.WriteOptions{}).WithContext(ctx), cancel
 }
 
+// nonexistent is how Nomad names what a job is to be in and is not there.
+var nonexistent = regexp.MustCompile(`is in nonexistent ((?:node pool|namespace) "[^"]*")`)
+
 // translate makes an *api.Error of an error of Nomad's client: NotFound or Invalid where Nomad said so, else Unavailable.
 func translate(err error, doing string) error {
 	if err == nil {
@@ -125,6 +129,8 @@ func translate(err error, doing string) error {
 			return api.Wrap(api.NotFound, err, doing+": Nomad does not know the job")
 		case status == http.StatusForbidden:
 			return api.Wrap(api.Unavailable, err, doing+": Nomad refuses funcd's token")
+		case nonexistent.MatchString(answer.Body()): // with a status of 500
+			return api.Wrap(api.Invalid, err, doing+": Nomad has no "+nonexistent.FindStringSubmatch(answer.Body())[1])
 		case status == http.StatusBadRequest:
 			return api.Wrap(api.Invalid, err, doing+": "+strings.TrimSpace(answer.Body()))
 		}

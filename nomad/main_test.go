@@ -142,6 +142,8 @@ func TestTranslate(t *testing.T) {
 		"no such parameterized": {500, "parameterized job not found", api.NotFound, "does not know the job"},
 		"a token without power": {403, "Permission denied", api.Unavailable, "refuses funcd's token"},
 		"a job that is wrong":   {400, "Job ID can't be empty", api.Invalid, "dispatching a container: Job ID can't be empty"},
+		"no such node pool":     {500, "1 error occurred:\n\t* job \"f\" is in nonexistent node pool \"x\"", api.Invalid, `Nomad has no node pool "x"`},
+		"no such namespace":     {500, "1 error occurred:\n\t* job \"f\" is in nonexistent namespace \"x\"", api.Invalid, `Nomad has no namespace "x"`},
 		"no leader":             {500, "No cluster leader", api.Unavailable, "does not answer"},
 		"too many requests":     {429, "slow down", api.Unavailable, "does not answer"},
 	} {

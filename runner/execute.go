@@ -31,7 +31,7 @@ func execute(cfg Config, a *api.Assignment, payload []byte, signals <-chan os.Si
 	}
 	result.Started = p.started
 	outOfMemory := oomKills()
-	timedOut, stopped := p.wait(a, signals)
+	timedOut, stopped := p.wait(cfg, a, signals)
 	result.Ended = time.Now()
 	stdout = p.stdout.bytes
 	result.Stderr = p.stderr.bytes
@@ -174,7 +174,7 @@ func (p *process) startTty(payload []byte) error {
 
 // wait passes signals on and enforces the Timeout until the process has ended and all that it wrote has been read. As pid 1's end ends a
 // container, the end of the process ends all that it has started.
-func (p *process) wait(a *api.Assignment, signals <-chan os.Signal) (timedOut, stopped bool) {
+func (p *process) wait(cfg Config, a *api.Assignment, signals <-chan os.Signal) (timedOut, stopped bool) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -194,7 +194,10 @@ func (p *process) wait(a *api.Assignment, signals <-chan os.Signal) (timedOut, s
 			case s == unix.SIGPIPE:
 				// The runner's own: nobody reads the container's log any more. Without its Notify the Go runtime would end the runner.
 			default:
-				stopped = stopped || ends(s)
+				stopped = stopped || ends(s) || s == cfg.Stop
+				if s == cfg.Stop {
+					s = cfg.StopAs
+				}
 				_ = p.cmd.Process.Signal(s)
 			}
 		case <-timeout.C:

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/funcd/funcd/api"
@@ -27,6 +28,8 @@ type Config struct {
 	// What the container was started as, for one that waits for calls.
 	Function, Revision, Job string
 	Keep                    []string // the folders of volumes, which calls share with others
+	// Stop is the signal by which the container is ended, beside those that end any, and StopAs what the function gets then.
+	Stop, StopAs syscall.Signal
 	// Patience is how long funcd may be away before the runner gives up: a result waits this long to be delivered.
 	Patience time.Duration
 
@@ -43,6 +46,7 @@ const (
 	AddressVariable  = "FUNCD_ADDRESS"
 	PatienceVariable = "FUNCD_PATIENCE"
 	KeepVariable     = "FUNCD_KEEP" // a JSON array
+	StopVariable     = "FUNCD_STOP" // "15=34"
 	tokenVariable    = "NOMAD_TOKEN_" + api.RunnerIdentity
 	callVariable     = "NOMAD_META_call"
 	functionVariable = "NOMAD_META_funcd_function"
@@ -71,6 +75,10 @@ func FromEnv(environ []string) (Config, error) {
 		case KeepVariable:
 			if err := json.Unmarshal([]byte(value), &c.Keep); err != nil {
 				return Config{}, fmt.Errorf("%s: %w", KeepVariable, err)
+			}
+		case StopVariable:
+			if _, err := fmt.Sscanf(value, "%d=%d", &c.Stop, &c.StopAs); err != nil {
+				return Config{}, fmt.Errorf("%s: %w", StopVariable, err)
 			}
 		case PatienceVariable:
 			d, err := time.ParseDuration(value)
@@ -105,7 +113,7 @@ func Run(ctx context.Context, cfg Config, signals <-chan os.Signal) (int, error)
 	}
 	defer link.hangUp()
 	for status, served := 0, 1; ; served++ {
-		assignment, payload, ending, err := waitForCall(ctx, link, signals)
+		assignment, payload, ending, err := waitForCall(ctx, cfg, link, signals)
 		if errors.Is(err, errNoCall) {
 			return status, nil
 		}
@@ -133,7 +141,7 @@ func Run(ctx context.Context, cfg Config, signals <-chan os.Signal) (int, error)
 }
 
 // waitForCall is link.call, ended by the signals that end a container. ending tells that one has come, and there is a call all the same.
-func waitForCall(ctx context.Context, l *link, signals <-chan os.Signal) (assignment *api.Assignment, payload []byte, ending bool, err error) {
+func waitForCall(ctx context.Context, cfg Config, l *link, signals <-chan os.Signal) (assignment *api.Assignment, payload []byte, ending bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type answer struct {
@@ -151,7 +159,7 @@ func waitForCall(ctx context.Context, l *link, signals <-chan os.Signal) (assign
 		case a := <-c:
 			return a.assignment, a.payload, false, a.err
 		case s := <-signals:
-			if !ends(s) {
+			if !ends(s) && s != cfg.Stop {
 				continue
 			}
 			cancel()

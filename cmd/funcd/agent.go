@@ -200,6 +200,7 @@ func (a *agent) Start(ctx context.Context) error {
 		MaxKillTimeout: s.maxKillTimeout,
 		PidsLimit:      s.Nomad.PidsLimit,
 		HostNetwork:    s.Nomad.HostNetwork,
+		CapDrop:        s.Nomad.CapDrop,
 		PullTime:       s.pullTime,
 		Runner:         runner.job,
 	}
@@ -247,6 +248,7 @@ func (a *agent) Start(ctx context.Context) error {
 		Images:     a.images,
 		Calls:      a.store,
 		Cancel:     a.scheduler,
+		Policy:     s.policy,
 		StopTime:   s.maxKillTimeout,
 		OrphanTime: s.orphanTime,
 		Logger:     a.log,

@@ -42,6 +42,7 @@ type config struct {
 	Sizes  []sizeConfig  `hcl:"size,block"`
 
 	Registries []registryConfig `hcl:"registry,block"`
+	Accounts   []accountConfig  `hcl:"account,block"`
 }
 
 type limitsConfig struct {
@@ -88,6 +89,7 @@ type nomadConfig struct {
 	DeadTime       string   `hcl:"dead_time,optional"`
 	DeadJobs       int      `hcl:"dead_jobs,optional"`
 	PurgeRate      int      `hcl:"purge_rate,optional"`
+	CapDrop        []string `hcl:"cap_drop,optional"`
 }
 
 type natsConfig struct {
@@ -120,10 +122,12 @@ type stopConfig struct {
 }
 
 type sizeConfig struct {
-	Name   string `hcl:"name,label"`
-	CPU    int    `hcl:"cpu,optional"`
-	Cores  int    `hcl:"cores,optional"`
-	Memory int    `hcl:"memory"`
+	Name      string `hcl:"name,label"`
+	CPU       int    `hcl:"cpu,optional"`
+	Cores     int    `hcl:"cores,optional"`
+	Memory    int    `hcl:"memory"`
+	MemoryMax int    `hcl:"memory_max,optional"`
+	NodePool  string `hcl:"node_pool,optional"`
 }
 
 const mebibyte = 1 << 20
@@ -280,9 +284,18 @@ func (c config) check() (*settings, error) {
 		if !slices.Contains(api.Sizes, size.Name) {
 			return nil, fmt.Errorf("size %q: must be one of %s", size.Name, strings.Join(api.Sizes, ", "))
 		}
-		s.sizes[size.Name] = jobs.Size{CPU: size.CPU, Cores: size.Cores, Memory: size.Memory}
+		s.sizes[size.Name] = jobs.Size{CPU: size.CPU, Cores: size.Cores, Memory: size.Memory, MemoryMax: size.MemoryMax, NodePool: size.NodePool}
 	}
 	if err := (&jobs.Options{Sizes: s.sizes}).ValidateSizes(); err != nil {
+		return nil, err
+	}
+	for i, name := range c.Nomad.CapDrop {
+		var err error
+		if s.Nomad.CapDrop[i], err = jobs.Capability(name); err != nil {
+			return nil, fmt.Errorf("nomad.cap_drop: %w", err)
+		}
+	}
+	if err := c.checkAccounts(); err != nil {
 		return nil, err
 	}
 	for _, r := range c.Registries {

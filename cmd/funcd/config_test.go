@@ -87,10 +87,13 @@ func TestSettings(t *testing.T) {
 		nomad {
 			namespace   = "funcd"
 			datacenters = ["dc1", "dc2"]
+			cap_drop    = ["CAP_NET_RAW", "mknod"]
 		}
 		size "s1" {
-			cores  = 2
-			memory = 100
+			cores      = 2
+			memory     = 100
+			memory_max = 200
+			node_pool  = "small"
 		}
 	`)
 	require.NoError(t, err)
@@ -100,7 +103,8 @@ func TestSettings(t *testing.T) {
 	require.Equal(t, "funcd", s.Nomad.Namespace)
 	require.Equal(t, []string{"dc1", "dc2"}, s.Nomad.Datacenters)
 	require.Equal(t, 50, s.Nomad.Priority)
-	require.Equal(t, jobs.Size{Cores: 2, Memory: 100}, s.sizes["s1"])
+	require.Equal(t, []string{"net_raw", "mknod"}, s.Nomad.CapDrop)
+	require.Equal(t, jobs.Size{Cores: 2, Memory: 100, MemoryMax: 200, NodePool: "small"}, s.sizes["s1"])
 	require.Equal(t, jobs.DefaultSizes()["s2"], s.sizes["s2"])
 }
 
@@ -126,6 +130,8 @@ func TestWrongConfigs(t *testing.T) {
 		"a size without its name":    {"size {\n memory = 1\n}\n", "Missing name for size", true},
 		"a size without memory":      {"size \"s1\" {\n cpu = 1\n}\n", "The argument \"memory\" is required", true},
 		"an unknown size":            {"size \"xl\" {\n memory = 1\n}\n", `size "xl": must be one of s1, s2`, false},
+		"a most under the memory":    {"size \"s1\" {\n cpu = 1\n memory = 2\n memory_max = 1\n}\n", "size s1: memory_max", false},
+		"an unknown capability":      {"nomad {\n cap_drop = [\"root\"]\n}\n", `nomad.cap_drop: "root" is not a capability`, false},
 		"an unknown level":           {"log_level = \"loud\"\n", "log_level:", false},
 		"an address without a port":  {"http = \"127.0.0.1\"\n", "http:", false},
 		"a drain that is negative":   {"stop {\n drain = \"-1s\"\n}\n", "stop.drain:", false},

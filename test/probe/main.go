@@ -12,6 +12,9 @@
 //	dial PORT        send a line to the port of the host that standard input names, and print the answer
 //	hosts            print /etc/hosts
 //	fs               follow the lines of standard input: "write PATH TEXT", "read PATH" or "list DIR", and print what comes of each
+//	tty              print which of the standard streams are a terminal and copy the lines of standard input to standard error, with "got" before each
+//	signal SECONDS   print the number of the first signal that comes to standard error, and exit with 128 and it; without one in the seconds with 0
+//	confined         print what /proc/self/status says of capabilities and privileges, and the most processes of the control group
 //	interfaces       print the network interfaces and their IPv4 addresses, a line each
 //	find             print the files that hold what is on standard input, of all that it may read, and of its processes' environments
 //	files            print the file descriptors that it was started with and what they are, a line each
@@ -52,6 +55,9 @@ var commands = map[string]func(n int, stdin io.Reader, stdout, stderr io.Writer)
 	"hosts":      hosts,
 	"fs":         fs,
 	"find":       find,
+	"tty":        tty,
+	"signal":     awaitSignal,
+	"confined":   confined,
 }
 
 // status is an error that is to be the exit status and nothing else.
