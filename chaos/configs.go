@@ -58,6 +58,9 @@ consul {
 client {
   enabled = true
   servers = ["127.0.0.1:%s"]
+  host_volume %q {
+    path = %q
+  }
   options = {
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
   }

@@ -1,23 +1,47 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"fmt"
-	"net"
+	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 )
 
-// journal is what functions say of themselves.
-type journal struct {
-	file      *os.File
-	listeners []net.Listener
-	running   sync.WaitGroup
+// The journal is a file on a volume of the host, in which functions write what they do. It is what callers' answers are held against.
+const (
+	volumeName  = "journal"  // of the host volume, and of the Nomad job that functions have it from
+	volumeMount = "/journal" // in a container
+	journalFile = "lines"
+)
 
-	mu    sync.Mutex
-	lines []string
+// volumeJob is a Nomad job that has the volume and runs nothing.
+const volumeJob = `{"Job": {"ID": "journal", "Name": "journal", "Type": "service", "Datacenters": ["*"], "TaskGroups": [{
+  "Name": "g", "Count": 0, "Volumes": {"journal": {"Name": "journal", "Type": "host", "Source": "journal"}},
+  "Tasks": [{"Name": "t", "Driver": "docker", "Config": {"image": "none"}, "Resources": {"CPU": 10, "MemoryMB": 10},
+    "VolumeMounts": [{"Volume": "journal", "Destination": "/journal"}]}]
+}]}}`
+
+// volume is the directory that the volume is of.
+func (s *stack) volume() string { return filepath.Join(s.dir, "volume") }
+
+// registerVolume has Nomad know the volume's job.
+func (s *stack) registerVolume() error {
+	req, err := http.NewRequest(http.MethodPut, s.nomadURL+"/v1/jobs", strings.NewReader(volumeJob))
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("registering the job of the volume: %s", resp.Status)
+	}
+	return nil
 }
 
 // entry is what the journal holds of one call.
@@ -26,71 +50,21 @@ type entry struct {
 	wrote  []string
 }
 
-// newJournal writes to the file, which is made.
-func newJournal(file string) (*journal, error) {
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
+// readJournal returns what was written down, by the calls' numbers.
+func (s *stack) readJournal() (map[int]entry, error) {
+	text, err := os.ReadFile(filepath.Join(s.volume(), journalFile))
 	if err != nil {
 		return nil, err
 	}
-	return &journal{file: f}, nil
+	return parseJournal(text), nil
 }
 
-// listen takes lines over a listener until stop. Each is answered when it is written down.
-func (j *journal) listen(l net.Listener) {
-	j.listeners = append(j.listeners, l)
-	j.running.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			j.running.Go(func() { j.serve(conn) })
-		}
-	})
-}
-
-func (j *journal) serve(conn net.Conn) {
-	defer conn.Close()
-	lines := bufio.NewScanner(conn)
-	for lines.Scan() {
-		if err := j.write(lines.Text()); err != nil {
-			fmt.Fprintln(os.Stderr, "chaos: the journal:", err)
-			return
-		}
-		if _, err := fmt.Fprintln(conn, "ok"); err != nil {
-			return // the function was killed: its line counts
-		}
-	}
-}
-
-func (j *journal) write(line string) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.lines = append(j.lines, line)
-	_, err := fmt.Fprintln(j.file, line)
-	return err
-}
-
-func (j *journal) stop() {
-	for _, l := range j.listeners {
-		l.Close()
-	}
-	j.running.Wait()
-	j.file.Close()
-}
-
-// entries returns what was written down, by the calls' numbers.
-func (j *journal) entries() map[int]entry {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return parseJournal(j.lines)
-}
-
-// parseJournal reads lines "start NUMBER" and "wrote NUMBER TEXT". Others, as of a function that was killed while it wrote, are left out.
-func parseJournal(lines []string) map[int]entry {
+// parseJournal reads lines "start NUMBER" and "wrote NUMBER TEXT". A function that was killed while it wrote may have left a part of one: that is
+// what it wrote, and no output is equal to it.
+func parseJournal(text []byte) map[int]entry {
 	all := map[int]entry{}
-	for _, line := range lines {
-		words := strings.Fields(line)
+	for line := range bytes.Lines(text) {
+		words := strings.Fields(string(line))
 		if len(words) < 2 {
 			continue
 		}

@@ -70,9 +70,9 @@ type load struct {
 func startLoad(ctx context.Context, cfg config, s *stack) (*load, error) {
 	w := &load{s: s, quit: make(chan struct{}), places: make(chan struct{}, waiting)}
 	w.ctx, w.cancel = context.WithCancel(ctx)
-	network, address := "none", "unix:/funcd/journal.sock"
+	network := "none"
 	if cfg.servers > 1 {
-		network, address = "host", "tcp:"+s.journal.listeners[0].Addr().String()
+		network = "host" // containers reach funcd over it
 	}
 	for name, labels := range map[string]map[string]string{
 		"cold":   {"funcd.warm": "0"},
@@ -80,8 +80,8 @@ func startLoad(ctx context.Context, cfg config, s *stack) (*load, error) {
 		"reused": {"funcd.reuse": "true"},
 	} {
 		f := api.Function{Name: name, ContainerSize: "s1", Timeout: 120}
-		f.Config.Image, f.Config.Cmd, f.Config.Labels = image, api.StrSlice{address}, labels
-		f.HostConfig.NetworkMode = network
+		f.Config.Image, f.Config.Cmd, f.Config.Labels = image, api.StrSlice{volumeMount + "/" + journalFile}, labels
+		f.HostConfig.NetworkMode, f.HostConfig.VolumesFrom = network, []string{volumeName}
 		created, err := s.client.CreateFunction(ctx, f)
 		if err != nil {
 			return nil, fmt.Errorf("creating a function: %w", err)

@@ -5,8 +5,8 @@
 //
 // With -soak it leaves all parts alone, and sees that a server that works for a long time uses no more of the machine than after a short one.
 //
-// A function tells this program, over a socket, when it starts and what it is about to write: the journal. It is a file outside of all that
-// is killed, and what the answers are held against.
+// A function writes down, in a file on a volume of the host, when it starts and what it is about to print: the journal. It is outside of all
+// that is killed, and what the answers are held against.
 package main
 
 import (
@@ -114,7 +114,11 @@ func run(ctx context.Context, cfg config) (v *verdict, err error) {
 		return nil, err
 	}
 	calls := w.finish(ctx)
-	v = audit(calls, s.journal.entries())
+	journal, err := s.readJournal()
+	if err != nil {
+		return nil, err
+	}
+	v = audit(calls, journal)
 	v.faults = counts
 	for i := range used {
 		v.violations = append(v.violations, growth(cfg.out, s.funcd[i].name, used[i])...)

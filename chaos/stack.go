@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -25,7 +24,6 @@ import (
 type stack struct {
 	cfg     config
 	dir     string
-	journal *journal
 	balance *balancer // where containers reach any funcd, with more than one
 
 	consul, nomadServer, nomadClient, dockerd *process
@@ -139,7 +137,7 @@ func (s *stack) describe(ctx context.Context) error {
 	s.nomadURL = "http://127.0.0.1:" + ports[3]
 	for name, text := range map[string]string{
 		"nomad-server.hcl": fmt.Sprintf(nomadServerConfig, path("nomad-server"), ports[3], ports[4], ports[5], s.consulAddress),
-		"nomad-client.hcl": fmt.Sprintf(nomadClientConfig, path("nomad-client"), ports[6], ports[7], ports[8], s.consulAddress, ports[4], s.docker),
+		"nomad-client.hcl": fmt.Sprintf(nomadClientConfig, path("nomad-client"), ports[6], ports[7], ports[8], s.consulAddress, ports[4], volumeName, s.volume(), s.docker),
 	} {
 		if err := os.WriteFile(path(name), []byte(text), 0o600); err != nil {
 			return err
@@ -148,28 +146,12 @@ func (s *stack) describe(ctx context.Context) error {
 	s.nomadServer = s.process("nomad-server", []string{nomad, "agent", "-config", path("nomad-server.hcl")})
 	s.nomadClient = s.process("nomad-client", []string{nomad, "agent", "-config", path("nomad-client.hcl")})
 
-	if s.journal, err = newJournal(path("journal")); err != nil {
+	// Functions may run as any user.
+	if err := errors.Join(os.Mkdir(s.volume(), 0o777), os.Chmod(s.volume(), 0o777)); err != nil {
 		return err
 	}
 	if s.cfg.servers > 1 {
 		if s.natsServers, err = s.nats(s.dir); err != nil {
-			return err
-		}
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return err
-		}
-		s.journal.listen(l)
-	} else {
-		if err := os.MkdirAll(path("runner"), 0o755); err != nil {
-			return err
-		}
-		l, err := net.Listen("unix", path("runner/journal.sock"))
-		if err != nil {
-			return err
-		}
-		s.journal.listen(l)
-		if err := os.Chmod(path("runner/journal.sock"), 0o666); err != nil {
 			return err
 		}
 	}
@@ -228,7 +210,10 @@ func (s *stack) startCluster(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.until(ctx, "the cluster", s.clusterReady)
+	if err := s.until(ctx, "the cluster", s.clusterReady); err != nil {
+		return err
+	}
+	return s.registerVolume()
 }
 
 // clusterReady tells whether Consul has a leader and Nomad a node that runs containers.
@@ -329,9 +314,6 @@ func (s *stack) stop() error {
 	}
 	if s.balance != nil {
 		s.balance.stop()
-	}
-	if s.journal != nil {
-		s.journal.stop()
 	}
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {

@@ -1,21 +1,18 @@
-// Command journal is the function of the fault suite. It reads a number and a time in milliseconds, tells an address (its argument,
-// unix:PATH or tcp:HOST:PORT) that the number has started, waits, tells it what comes next, and prints that.
+// Command journal is the function of the fault suite. It reads a number and a time in milliseconds, writes to a file (its argument, on a volume
+// of the host) that the number has started, waits, writes there what comes next, and prints that.
 package main
 
 import (
-	"bufio"
 	"crypto/rand"
 	"fmt"
 	"io"
-	"net"
 	"os"
-	"strings"
 	"time"
 )
 
 func main() {
 	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: journal ADDRESS")
+		fmt.Fprintln(os.Stderr, "usage: journal FILE")
 		os.Exit(2)
 	}
 	if err := run(os.Args[1], os.Stdin, os.Stdout); err != nil {
@@ -24,32 +21,23 @@ func main() {
 	}
 }
 
-// run leaves a trace outside of all that can be killed: each line is answered when it is written down, and nothing is done before.
-func run(address string, stdin io.Reader, stdout io.Writer) error {
+// run leaves a trace outside of all that can be killed: each line is in the file before it goes on.
+func run(file string, stdin io.Reader, stdout io.Writer) error {
 	var number, milliseconds int
 	if _, err := fmt.Fscan(stdin, &number, &milliseconds); err != nil {
 		return err
 	}
-	network, target, _ := strings.Cut(address, ":")
-	conn, err := net.Dial(network, target)
+	journal, err := os.OpenFile(file, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o666)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	answers := bufio.NewReader(conn)
-	tell := func(format string, values ...any) error {
-		if _, err := fmt.Fprintf(conn, format+"\n", values...); err != nil {
-			return err
-		}
-		_, err := answers.ReadString('\n')
-		return err
-	}
-	if err := tell("start %d", number); err != nil {
+	defer journal.Close()
+	if _, err := fmt.Fprintf(journal, "start %d\n", number); err != nil {
 		return err
 	}
 	time.Sleep(time.Duration(milliseconds) * time.Millisecond)
 	text := rand.Text()
-	if err := tell("wrote %d %s", number, text); err != nil {
+	if _, err := fmt.Fprintf(journal, "wrote %d %s\n", number, text); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintln(stdout, text)
