@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -27,6 +28,7 @@ type fakeCluster struct {
 	purge      func(job string) error
 	watches    map[string][]chan api.JobStatus
 	status     map[string]api.JobStatus
+	draining   map[string]bool // allocations
 	// dispatch and register, if set, tell the error of the next dispatch or registration.
 	dispatch func(call string) error
 	register func() error
@@ -117,6 +119,12 @@ func (c *fakeCluster) say(status api.JobStatus) {
 		}
 		w <- status
 	}
+}
+
+func (c *fakeCluster) Draining(context.Context) (map[string]bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.draining), nil
 }
 
 func (c *fakeCluster) Stop(_ context.Context, job string) error {

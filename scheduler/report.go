@@ -145,6 +145,9 @@ func (s *Scheduler) NextSlot(ctx context.Context, allocation api.Allocation, slo
 	if !strings.HasPrefix(slot.Job, allocation.Job+"/") {
 		return nil, nil, api.Errorf(api.Expired, "the slot is of another function")
 	}
+	if s.isDraining(allocation.ID) {
+		return nil, nil, api.Errorf(api.Expired, "the slot's node is being drained")
+	}
 	d, err := s.cfg.Functions.ByID(ctx, slot.Account, slot.Name, slot.Function)
 	if api.CodeOf(err) == api.NotFound || err == nil && d.Revision != slot.Revision {
 		return nil, nil, api.Errorf(api.Expired, "the function has changed")

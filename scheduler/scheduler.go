@@ -10,6 +10,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/funcd/funcd/api"
@@ -111,6 +112,8 @@ type Cluster interface {
 	Watch(ctx context.Context, d *api.Definition, job string) (updates <-chan api.JobStatus, stop func())
 	// Stop ends the job's container, if it runs.
 	Stop(ctx context.Context, job string) error
+	// Draining returns the ids of the allocations that are on nodes that are being drained.
+	Draining(ctx context.Context) (map[string]bool, error)
 	// EndedJobs returns the jobs of all containers that have ended, and Ended when one did: the zero time if it never began. ok is false if
 	// it has not quite.
 	EndedJobs(ctx context.Context) ([]api.EndedJob, error)
@@ -152,6 +155,8 @@ type Config struct {
 type Scheduler struct {
 	cfg Config
 	log *slog.Logger
+
+	draining atomic.Pointer[map[string]bool] // what LookForDrains has found; nil before
 
 	ctx    context.Context // ends with Stop
 	cancel context.CancelFunc

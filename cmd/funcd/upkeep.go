@@ -15,11 +15,17 @@ const (
 	learnPeriod  = time.Second // between two attempts to ask Consul which funcd cluster this is
 )
 
-// keepServing takes on accounts whose first call another server has accepted.
+// keepServing takes on accounts whose first call another server has accepted, and hears of nodes that are being drained.
 func (a *agent) keepServing(ctx context.Context) {
 	every(ctx, upkeepPeriod, func() {
 		if err := a.scheduler.ServeAll(ctx); err != nil {
 			a.log.Debug("accounts are not looked for", "error", err)
+		}
+		if err := a.scheduler.LookForDrains(ctx); err != nil {
+			a.log.Debug("nodes that are being drained are not looked for", "error", err)
+		}
+		if err := a.scheduler.LookForDrains(ctx); err != nil {
+			a.log.Debug("nodes that are being drained are not looked for", "error", err)
 		}
 	})
 }
