@@ -90,7 +90,7 @@ func (s *stack) drain(ctx context.Context, name string, labels map[string]string
 	if err != nil {
 		return err
 	}
-	return s.client.RemoveFunction(ctx, f.Name)
+	return s.remove(ctx, f.Name)
 }
 
 // waitIdle returns when Nomad has no container any more.

@@ -5,10 +5,10 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"net/url"
 	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -133,6 +133,23 @@ func (s *stack) create(ctx context.Context, name string, labels map[string]strin
 	})
 }
 
+// remove removes a function, once its last calls have left the queue: their answers may come before.
+func (s *stack) remove(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		err := s.client.RemoveFunction(ctx, name)
+		if api.CodeOf(err) != api.Conflict {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
 func (s *stack) call(ctx context.Context, f api.Function) error {
 	output, err := s.client.CallSync(ctx, f.Name, f.UUID, bytes.NewReader(input), nil)
 	return check(output, err)
@@ -202,16 +219,14 @@ func dispatchRaw(ctx context.Context, s *stack, job string) error {
 		return err
 	}
 	at := s.nomad + "/v1/job/" + url.PathEscape(dispatched.DispatchedJobID) + "/allocations?wait=30s&index="
-	for index := uint64(0); ; {
-		var allocations []struct {
-			ClientStatus string
-			ModifyIndex  uint64
-		}
-		if err := s.get(ctx, at+strconv.FormatUint(index, 10), &allocations); err != nil {
+	for index := "0"; ; {
+		var allocations []struct{ ClientStatus string }
+		var err error
+		// Nomad answers when there is news of the job, and not before: asking all the time would take its processors.
+		if index, err = s.requestIndex(ctx, http.MethodGet, at+index, nil, &allocations); err != nil {
 			return err
 		}
 		for _, a := range allocations {
-			index = max(index, a.ModifyIndex)
 			switch a.ClientStatus {
 			case "complete":
 				return nil
@@ -219,6 +234,5 @@ func dispatchRaw(ctx context.Context, s *stack, job string) error {
 				return fmt.Errorf("the allocation is %s", a.ClientStatus)
 			}
 		}
-		index = max(index, 1)
 	}
 }

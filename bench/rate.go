@@ -40,7 +40,7 @@ func (r *Report) callers(ctx context.Context, s *stack, noise *noise) error {
 			return err
 		}
 		r.Rates = append(r.Rates, rate)
-		if err := s.client.RemoveFunction(ctx, f.Name); err != nil {
+		if err := s.remove(ctx, f.Name); err != nil {
 			return err
 		}
 	}

@@ -63,7 +63,7 @@ func (s *stack) measureCalls(ctx context.Context, name string, rounds int, size 
 		return err
 	}
 	size.Reused, size.CPU = rate.Median, rate.CPU
-	if err := s.client.RemoveFunction(ctx, name); err != nil {
+	if err := s.remove(ctx, name); err != nil {
 		return err
 	}
 	warm, err := s.create(ctx, name, oneWarm)
@@ -80,7 +80,7 @@ func (s *stack) measureCalls(ctx context.Context, name string, rounds int, size 
 		}
 	}
 	size.Warm = summarize(name, m.took).Median
-	return s.client.RemoveFunction(ctx, name)
+	return s.remove(ctx, name)
 }
 
 func (s *stack) measureMemory(ctx context.Context, size *Size) (err error) {

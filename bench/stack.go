@@ -139,30 +139,36 @@ func (s *stack) get(ctx context.Context, url string, v any) error {
 }
 
 func (s *stack) request(ctx context.Context, method, url string, in, out any) error {
+	_, err := s.requestIndex(ctx, method, url, in, out)
+	return err
+}
+
+// requestIndex is request, and returns the index that Nomad's next answer may be waited for with.
+func (s *stack) requestIndex(ctx context.Context, method, url string, in, out any) (index string, err error) {
 	body, err := json.Marshal(in)
 	if err != nil {
-		return err
+		return "", err
 	}
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
-		return err
+		return "", err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s %s: %s: %s", method, url, resp.Status, answer)
+		return "", fmt.Errorf("%s %s: %s: %s", method, url, resp.Status, answer)
 	}
 	if out == nil {
-		return nil
+		return "", nil
 	}
-	return json.Unmarshal(answer, out)
+	return resp.Header.Get("X-Nomad-Index"), json.Unmarshal(answer, out)
 }
 
 // freeAddresses returns loopback addresses that nothing listens on now.

@@ -39,7 +39,7 @@ func (r *Report) print(out io.Writer, last *Report) {
 	for _, rate := range r.Rates {
 		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", rate.Name, rate.Callers, rate.Count, perSecond(rate.PerSecond),
 			some("%.2f", rate.Median), some("%.1f", rate.P99), some("%.2f", rate.CPU), some("%.2f", rate.NomadCPU),
-			some("%.2f", rate.ContainersCPU), before("%.0f", last.rate(rate.Name, rate.Callers), last))
+			some("%.2f", rate.ContainersCPU), before(perSecondFormat(last.rate(rate.Name, rate.Callers)), last.rate(rate.Name, rate.Callers), last))
 	}
 	if raw := r.rate(rateRaw, quota); raw > 0 {
 		fmt.Fprintf(w, "drained against raw: %.2f; in reused containers: %.2f\n", r.rate(rateDrained, quota)/raw, r.rate(rateDrainedReused, quota)/raw)
@@ -76,11 +76,14 @@ func ratio(v, to float64) string {
 	return fmt.Sprintf("%.3f", v/to)
 }
 
-func perSecond(v float64) string {
+func perSecond(v float64) string { return fmt.Sprintf(perSecondFormat(v), v) }
+
+// perSecondFormat has digits behind the point for containers, of which there are some in a second.
+func perSecondFormat(v float64) string {
 	if v < 100 {
-		return fmt.Sprintf("%.2f", v)
+		return "%.2f"
 	}
-	return fmt.Sprintf("%.0f", v)
+	return "%.0f"
 }
 
 func before(format string, v float64, last *Report) string {
