@@ -140,6 +140,17 @@ func TestCluster(t *testing.T) {
 			require.Equal(t, map[api.Code]int{"": 1, api.Conflict: 7}, count)
 		}
 	})
+	t.Run("events are read and followed", func(t *testing.T) {
+		logged(t, a, "events", "a:1", "b:1", "a:2")
+		require.Equal(t, []string{"a:1", "b:1", "a:2"}, events(t, b, "events", api.EventQuery{Tail: -1}))
+		require.Equal(t, []string{"a:2"}, events(t, b, "events", api.EventQuery{Tail: 1, Call: "a"}))
+		r := read(t.Context(), b, "events", api.EventQuery{Tail: -1, Call: "a"})
+		require.Equal(t, []string{"a:1", "a:2"}, r.take(t, 2))
+		logged(t, a, "events", "b:2", "a:3")
+		require.Equal(t, []string{"a:3"}, r.take(t, 1))
+		require.NoError(t, a.RemoveFunction(t.Context(), "events"))
+		requireCode(t, api.NotFound, r.end(t))
+	})
 	t.Run("a server reads what another has just written", func(t *testing.T) {
 		for i := range 300 {
 			call := newCall("reads", i)

@@ -24,6 +24,7 @@ func (s *Store) events(ctx context.Context, function string) (*anchored, error) 
 			Description: "funcd: events of calls",
 			Subjects:    []string{logSubject(function, "*")},
 			MaxBytes:    s.cfg.LogBytes,
+			AllowDirect: s.direct(),
 			// A line of a log may be lost with the power; a call may not, and would wait for the log.
 			PersistMode: s.asyncIfSingle(),
 		}
@@ -82,13 +83,10 @@ func (s *Store) LastEvent(ctx context.Context, function, call string) (api.Event
 	return event, nil
 }
 
-// Events passes events of the function to yield, oldest first. Without Follow it returns after the last one that was stored when it
-// began; with it, it blocks until ctx is done. It returns yield's error, ctx's, or one of code Unavailable.
-func (s *Store) Events(ctx context.Context, function string, q api.EventQuery, yield func(api.Event) error) error {
-	stream, err := s.events(ctx, function)
-	if err != nil {
-		return err
-	}
+// Events passes events of the function to yield, each as its JSON, the oldest first. Without Follow it returns after the last one that was stored
+// when it began; with it, it blocks until ctx is done, or the function removed, which is an error of code NotFound. It returns yield's error, ctx's,
+// or one of code Unavailable. Before it waits for more it passes nil. However slow yield is, a page of events is all that is in memory for it.
+func (s *Store) Events(ctx context.Context, function string, q api.EventQuery, yield func(event []byte) error) error {
 	subject := logSubject(function, "*")
 	if q.Call != "" {
 		if err := checkIDs(q.Call); err != nil {
@@ -96,72 +94,100 @@ func (s *Store) Events(ctx context.Context, function string, q api.EventQuery, y
 		}
 		subject = logSubject(function, q.Call)
 	}
-	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}}
-	if q.Tail >= 0 && q.Call == "" {
-		// The stream holds nothing but what is asked for, so the last ones can be told by their numbers.
-		info, err := stream.Info(ctx)
-		if err != nil {
-			return unavailable(err)
+	stream, err := s.events(ctx, function)
+	if err != nil {
+		return err
+	}
+	var f *follower
+	if q.Follow {
+		var leave func()
+		if f, leave, err = s.follow(ctx, function); err != nil {
+			return err
 		}
-		cfg.DeliverPolicy = jetstream.DeliverByStartSequencePolicy
-		cfg.OptStartSeq = max(info.State.LastSeq+1-min(uint64(q.Tail), info.State.LastSeq), 1)
+		defer leave()
 	}
-	consumer, err := stream.OrderedConsumer(ctx, cfg)
+	var options []jetstream.StreamInfoOpt
+	if q.Call != "" {
+		options = append(options, jetstream.WithSubjectFilter(subject))
+	}
+	info, err := stream.Info(ctx, options...)
 	if err != nil {
 		return unavailable(err)
 	}
-	messages, err := consumer.Messages()
+	stored, err := s.pagesOf(stream, subject)
 	if err != nil {
-		return unavailable(err)
+		return err
 	}
-	defer messages.Stop()
-	defer context.AfterFunc(ctx, messages.Stop)()
-
-	stored := consumer.CachedInfo().NumPending // still to come of what was stored
-	var last []api.Event                       // the latest of one call, of which the number is not known before
-	for stored > 0 || q.Follow {
-		msg, err := messages.Next()
+	defer stored.close()
+	from, to, skip := max(info.State.FirstSeq, 1), info.State.LastSeq, uint64(0)
+	switch {
+	case q.Tail < 0:
+	case q.Call == "":
+		// The stream holds nothing but what is asked for, so the last ones can be told by their numbers.
+		from = max(from, to+1-min(uint64(q.Tail), to))
+	default:
+		n := info.State.Subjects[subject]
+		skip = n - min(uint64(q.Tail), n)
+	}
+	if q.Follow {
+		to = max(f.begin(), from) - 1 // it has what comes from there on
+	}
+	err = readEvents(ctx, stored, from, to, func(event []byte) error {
+		if skip > 0 {
+			skip--
+			return nil
+		}
+		return yield(event)
+	})
+	if err != nil || !q.Follow {
+		return err
+	}
+	for at := to; ; {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err != nil {
-			return unavailable(err)
-		}
-		var event api.Event
-		if err := json.Unmarshal(msg.Data(), &event); err != nil {
-			return fmt.Errorf("an event of function %s can't be read: %w", function, err)
-		}
-		meta, err := msg.Metadata()
-		if err != nil {
-			return err
-		}
-		ofStored := stored > 0
-		if ofStored {
-			// What was dropped meanwhile, to make room for others, does not come any more.
-			stored = min(stored-1, meta.NumPending)
-		}
-		if ofStored && q.Tail >= 0 && q.Call != "" {
-			if last = append(last, event); len(last) > q.Tail {
-				last = last[1:]
+		next, err := f.after(at, q.Call)
+		switch {
+		case next.line != nil && skip > 0:
+			skip--
+		case next.line != nil:
+			err = yield(next.line)
+		case next.first != 0:
+			// It was so slow that those who are faster have had them before.
+			err = readEvents(ctx, stored, at+1, next.first-1, yield)
+			next.upTo = next.first - 1
+		case err == nil:
+			if err = yield(nil); err != nil {
+				return err
 			}
-			if stored == 0 {
-				err = each(last, yield)
+			select {
+			case <-next.more:
+			case <-ctx.Done():
+				err = context.Cause(ctx)
 			}
-		} else {
-			err = yield(event)
 		}
 		if err != nil {
 			return err
 		}
+		at = next.upTo
 	}
-	return nil
 }
 
-func each(events []api.Event, yield func(api.Event) error) error {
-	for _, event := range events {
-		if err := yield(event); err != nil {
+// readEvents passes what is stored from one sequence to another, both included, to yield.
+func readEvents(ctx context.Context, stored *pages, from, to uint64, yield func([]byte) error) error {
+	for more := from <= to; more; {
+		var err error
+		more, err = stored.next(ctx, from, func(sequence uint64, data []byte) (bool, error) {
+			if from = sequence; from > to {
+				return false, nil
+			}
+			from++
+			return true, yield(data)
+		})
+		if err != nil {
 			return err
 		}
+		more = more && from <= to
 	}
 	return nil
 }

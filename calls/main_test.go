@@ -51,9 +51,7 @@ func openPeer(t *testing.T, s *Store) *Store {
 	p.records = &anchored{Stream: records}
 	p.ended, err = p.nc.Subscribe("ended.*.*", func(m *nats.Msg) { p.wake(m.Subject) })
 	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	p.stopBackground = cancel
-	require.NoError(t, p.followStates(ctx))
+	require.NoError(t, p.followStates(p.running))
 	require.NoError(t, p.watchReady())
 	require.NoError(t, p.nc.Flush())
 	return p

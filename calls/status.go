@@ -151,13 +151,7 @@ func (s *Store) eachRecord(ctx context.Context, subjects string, yield func(rec 
 	if err != nil {
 		return unavailable(err)
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		if err := s.records.DeleteConsumer(ctx, consumer.CachedInfo().Name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
-			s.log.Debug("a listing of records is left to JetStream", "error", err)
-		}
-	}()
+	defer s.endConsumer(ctx, s.records, consumer)
 	for stored := consumer.CachedInfo().NumPending; stored > 0; {
 		page, err := consumer.FetchNoWait(listPage)
 		if err != nil {
@@ -196,6 +190,15 @@ func (s *Store) eachRecord(ctx context.Context, subjects string, yield func(rec 
 		stored -= min(stored, uint64(read))
 	}
 	return nil
+}
+
+// endConsumer ends what JetStream would else keep for minutes after its reader has gone.
+func (s *Store) endConsumer(ctx context.Context, stream jetstream.Stream, consumer jetstream.Consumer) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := stream.DeleteConsumer(ctx, consumer.CachedInfo().Name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		s.log.Debug("a reader is left to JetStream", "error", err)
+	}
 }
 
 // Status counts the calls of a function by their states, from memory. In the first moments after Open it waits until the streams have been

@@ -83,7 +83,9 @@ type Store struct {
 
 	ready          readiness
 	background     sync.WaitGroup
+	running        context.Context // of the background, ends with Close
 	stopBackground context.CancelFunc
+	followers      map[string]*follower // by function
 	waiters        map[string]map[chan struct{}]struct{}
 	offers         map[string]Take  // by call; those of this server
 	held           map[string]*held // by the record's subject
@@ -113,7 +115,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 }
 
 func newStore(cfg Config) *Store {
-	return &Store{
+	s := &Store{
 		cfg:      cfg,
 		log:      cfg.Logger.With("component", "calls"),
 		id:       uuid.NewString(),
@@ -125,7 +127,11 @@ func newStore(cfg Config) *Store {
 		slots:    map[string]*freeSlots{},
 		watchers: map[*slotWatcher]bool{},
 		ready:    readiness{seen: map[string]time.Time{}, waiting: map[string][]chan struct{}{}},
+
+		followers: map[string]*follower{},
 	}
+	s.running, s.stopBackground = context.WithCancel(context.Background())
+	return s
 }
 
 func setDefault[T comparable](v *T, value T) {
@@ -174,9 +180,8 @@ func (s *Store) open(ctx context.Context) error {
 	if err := s.watchReady(); err != nil {
 		return err
 	}
-	ctx, s.stopBackground = context.WithCancel(context.WithoutCancel(ctx))
-	s.background.Go(func() { s.moveAnchors(ctx) })
-	return s.followStates(ctx)
+	s.background.Go(func() { s.moveAnchors(s.running) })
+	return s.followStates(s.running)
 }
 
 const openTimeout = 5 * time.Second
@@ -240,10 +245,10 @@ func (s *Store) startServer() error {
 // Close ends the connection and the embedded server, and returns when both have ended. The store can't be used any more. It may be called
 // more than once.
 func (s *Store) Close() {
-	if s.stopBackground != nil {
-		s.stopBackground()
-		s.background.Wait()
-	}
+	s.mu.Lock() // what begins in the background under it is waited for
+	s.stopBackground()
+	s.mu.Unlock()
+	s.background.Wait()
 	if s.nc != nil {
 		s.nc.Close()
 	}
@@ -286,6 +291,7 @@ func (s *Store) RemoveFunction(ctx context.Context, function string) error {
 
 // forgetStreams drops what is known of the streams of a function that was removed, on this server or another.
 func (s *Store) forgetStreams(function string) {
+	s.unfollow(function)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.streams, logStream(function))

@@ -34,10 +34,10 @@ func TestCloseWhileItIsUsed(t *testing.T) {
 	logged(t, s, "f", "a:1")
 	following, done := make(chan struct{}), make(chan error, 1)
 	go func() {
-		done <- s.Events(t.Context(), "f", api.EventQuery{Tail: -1, Follow: true}, func(api.Event) error {
+		done <- s.Events(t.Context(), "f", api.EventQuery{Tail: -1, Follow: true}, decoded(func(api.Event) error {
 			close(following)
 			return nil
-		})
+		}))
 	}()
 	within(t, following)
 	s.Close()

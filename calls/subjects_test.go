@@ -25,7 +25,7 @@ func TestIDsThatAreNoTokenAreRefused(t *testing.T) {
 	logged(t, s, "f", "a:1")
 
 	ctx := t.Context()
-	call, yield := newCall("f", 7), func(api.Event) error { return nil }
+	call, yield := newCall("f", 7), func([]byte) error { return nil }
 	take := func(context.Context, api.Allocation) (*api.Assignment, []byte, error) { return nil, nil, nil }
 	for _, id := range wrongIDs {
 		rec := api.Record{CallID: call.ID, Function: "f", Account: "acme", State: api.Finished}

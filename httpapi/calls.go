@@ -1,9 +1,7 @@
 package httpapi
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -171,7 +169,7 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) error {
 	if q.Call != "" && !api.ValidUUID(q.Call) {
 		return api.Errorf(api.Invalid, "callid: %.100q is not the id of a call", q.Call)
 	}
-	if strings.EqualFold(r.Header.Get("Upgrade"), "tcp") {
+	if strings.EqualFold(r.Header.Get("Upgrade"), "tcp") && r.ProtoMajor == 1 { // HTTP/2 has no upgrades, and needs none
 		return s.logsUpgraded(w, r, d.ID, q)
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
@@ -202,25 +200,36 @@ func (s *Server) logsUpgraded(w http.ResponseWriter, r *http.Request, function s
 	go func() {
 		defer close(reading)
 		defer cancel()
-		_, _ = io.Copy(io.Discard, buffered)
+		for buf := make([]byte, 64); ; { // there may be a thousand of these
+			if _, err := buffered.Read(buf); err != nil {
+				return
+			}
+		}
 	}()
 	defer func() { <-reading }()
 	defer conn.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // ends the reading
-	out := bufio.NewWriter(conn)
-	return s.copyEvents(ctx, function, q, out, out.Flush)
+	return s.copyEvents(ctx, function, q, buffered.Writer, buffered.Flush)
 }
+
+var newline = []byte("\n")
 
 func (s *Server) copyEvents(ctx context.Context, function string, q api.EventQuery, w io.Writer, flush func() error) error {
 	errGone := errors.New("the reader is gone")
-	lines := json.NewEncoder(w)
-	err := s.cfg.Logs.Events(ctx, function, q, func(e api.Event) error {
-		if lines.Encode(e) != nil || flush() != nil {
+	err := s.cfg.Logs.Events(ctx, function, q, func(event []byte) error {
+		var err error
+		if event == nil {
+			err = flush()
+		} else if _, err = w.Write(event); err == nil {
+			_, err = w.Write(newline)
+		}
+		if err != nil {
 			return errGone
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, errGone) && ctx.Err() == nil {
+	if err != nil && !errors.Is(err, errGone) && ctx.Err() == nil && api.CodeOf(err) != api.NotFound {
 		s.log.Warn("the events of a function broke off", "function", function, "error", err)
 	}
+	_ = flush()
 	return nil // the answer has begun: no other can be given
 }

@@ -149,17 +149,24 @@ func (b *backend) Delivered(_ context.Context, rec api.Record) error {
 	return b.fail["Delivered"]
 }
 
-func (b *backend) Events(ctx context.Context, _ string, q api.EventQuery, yield func(api.Event) error) error {
+func (b *backend) Events(ctx context.Context, _ string, q api.EventQuery, yield func([]byte) error) error {
 	b.mu.Lock()
 	b.query = q
 	events, err := b.events, b.fail["Events"]
 	b.mu.Unlock()
 	for _, e := range events {
-		if err := yield(e); err != nil {
+		line, err := json.Marshal(e)
+		if err != nil {
+			return err
+		}
+		if err := yield(line); err != nil {
 			return err
 		}
 	}
 	if q.Follow {
+		if err := yield(nil); err != nil {
+			return err
+		}
 		<-ctx.Done()
 		return ctx.Err()
 	}

@@ -49,9 +49,10 @@ type Calls interface {
 	Delivered(ctx context.Context, rec api.Record) error
 }
 
-// Logs reads the events of a function's calls. It blocks with Follow.
+// Logs reads the events of a function's calls, each as its JSON. It blocks with Follow, and passes nil before it waits for more. The error is of
+// code NotFound if the function was removed meanwhile.
 type Logs interface {
-	Events(ctx context.Context, function string, q api.EventQuery, yield func(api.Event) error) error
+	Events(ctx context.Context, function string, q api.EventQuery, yield func(event []byte) error) error
 }
 
 // Runners is what a function's container asks for.
