@@ -47,6 +47,7 @@ func (a *app) commands() []*cobra.Command {
 	commands := []*cobra.Command{
 		a.createCommand(), a.updateCommand(), a.listCommand(), a.inspectCommand(), a.removeCommand(),
 		a.callCommand(), a.getCommand(), a.cancelCommand(), a.logsCommand(), a.statusCommand(), a.pullCommand(),
+		a.jobCommand(), a.openCommand(),
 	}
 	for _, cmd := range commands {
 		a.output.AddFlag(cmd)

@@ -8,6 +8,9 @@ http = "127.0.0.1:3862"
 # them. Default: nowhere.
 # metrics = "127.0.0.1:3863"
 
+# Where clients reach the API, for the links on the functions' pages in Nomad's UI. Default: http:// and what is above.
+# api_address = "https://funcd.example"
+
 # funcd's own files: the queue, records, logs and outputs of calls (jetstream/), and the runner for containers (runner/). One directory
 # for each server.
 data_dir = "./funcd-data"
@@ -125,6 +128,9 @@ nomad {
   # Capabilities that no container has, such as "net_raw" or "all", beside those that Docker and the clients' docker plugin take from every one.
   # No container gains privileges (no-new-privileges) or has Docker's socket, whatever is set here.
   cap_drop = []
+
+  # Where people reach Nomad's UI, for `funcd open`. Default: the address that funcd uses.
+  # ui_address = "https://nomad.example"
 
   # The host_network of the clients on whose address ports are published. One with several addresses on a node has a fixed port once for each.
   # host_network = "default"

@@ -90,6 +90,7 @@ type Config struct {
 	Images      Images
 	Puller      Puller
 	Cluster     Cluster
+	Jobs        Jobs
 	// Ready are the parts that must answer for /readyz, by their names.
 	Ready map[string]func(context.Context) error
 	// UnsignedAccount is the account of management requests without a signature. Empty: they are refused.
@@ -153,6 +154,7 @@ func (s *Server) routeManagement(router *mux.Router) {
 	s.route(router, s.managed(s.createFunction), "/funcs/create", http.MethodPost)
 	s.route(router, s.managed(s.listFunctions), "/funcs", http.MethodGet)
 	s.route(router, s.managed(s.getFunction), "/funcs/{name}", http.MethodGet)
+	s.route(router, s.managed(s.functionJob), "/funcs/{name}/job", http.MethodGet) // no call's id is "job"
 	s.route(router, s.managed(s.functionOfCall), "/funcs/call/{call}", http.MethodGet)
 	s.route(router, s.managed(s.updateFunction), "/funcs/{name}", http.MethodPut)
 	s.route(router, s.managed(s.removeFunction), "/funcs/{name}", http.MethodDelete)

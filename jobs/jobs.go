@@ -35,6 +35,7 @@ type Options struct {
 	Cluster        string          // the id of the funcd cluster, as several may share a Nomad; empty while it is not known
 	CapDrop        []string        // capabilities that containers have not, beside those that Docker takes from them
 	HostNetwork    string          // of the clients, where ports are published; empty for the default
+	APIAddress     string          // where clients reach the API, for the jobs' pages; empty for no link
 	PullTime       time.Duration   // of one image on one node, by RenderPull; 0 for the clients' default
 	Runner         Runner
 	Login          string // the image's registry, if the job's Nomad Variable holds a login for it, see LoginPath
@@ -195,7 +196,7 @@ func Render(d *api.Definition, o Options) (*nomad.Job, error) {
 	for label, value := range d.Function.Config.Labels {
 		job.Meta[MetaLabel+label] = value
 	}
-	job.UI = &nomad.JobUIConfig{Description: describe(d)}
+	job.UI = page(d, o)
 
 	group := nomad.NewTaskGroup(GroupName, 1)
 	// A call runs at most once: funcd alone decides whether it may run again.
@@ -289,16 +290,4 @@ func task(d *api.Definition, size Size, o Options) *nomad.Task {
 	task.KillTimeout = &killTimeout
 	task.LogConfig = &nomad.LogConfig{MaxFiles: new(logFiles), MaxFileSizeMB: new(logFileMB)}
 	return task
-}
-
-// maxDescription is what Nomad takes (MaxDescriptionCharacters in its structs.go, which counts bytes). A longer one would be refused with
-// the whole job.
-const maxDescription = 1000
-
-// describe is what the Nomad UI shows on top of the job's page. The command and the environment are not in it: they may hold secrets.
-func describe(d *api.Definition) string {
-	f := &d.Function
-	text := fmt.Sprintf("Function **%s** of account **%s**, run by funcd.\n\nImage `%s` (`%s`), size %s, timeout %d s.",
-		f.Name, d.Account, f.Config.Image, d.Image.Ref, f.ContainerSize, f.Timeout)
-	return text[:min(len(text), maxDescription)]
 }

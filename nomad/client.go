@@ -31,7 +31,9 @@ import (
 type Config struct {
 	Address string
 	Token   string
-	Options jobs.Options
+	// UIAddress is where people reach Nomad's UI. Default: Address.
+	UIAddress string
+	Options   jobs.Options
 	// Variables says that logins for registries may be given to the clients of the cluster, in Nomad Variables.
 	Variables bool
 	// Logins returns the registry of an image and the login that an account has for it, nil if it has none. With Variables, those for functions' images

@@ -200,12 +200,13 @@ func (a *agent) Start(ctx context.Context) error {
 		MaxKillTimeout: s.maxKillTimeout,
 		PidsLimit:      s.Nomad.PidsLimit,
 		HostNetwork:    s.Nomad.HostNetwork,
+		APIAddress:     s.apiAddress(),
 		CapDrop:        s.Nomad.CapDrop,
 		PullTime:       s.pullTime,
 		Runner:         runner.job,
 	}
 	a.nomad, err = nomad.New(nomad.Config{
-		Address: s.Nomad.Address, Token: s.Nomad.Token, Options: options,
+		Address: s.Nomad.Address, Token: s.Nomad.Token, UIAddress: s.Nomad.UIAddress, Options: options,
 		PurgeRate: s.Nomad.PurgeRate, Variables: s.Nomad.Variables, Logins: a.images.Login, Logger: a.log,
 	})
 	if err != nil {
@@ -292,6 +293,7 @@ func (a *agent) listen(runner *preparedRunner) error {
 		Images:        a.images,
 		Puller:        a.newPuller(),
 		Cluster:       a.newInfo(),
+		Jobs:          a.nomad,
 		Ready:         map[string]func(context.Context) error{"consul": a.consul.Ping, "nomad": a.nomad.Ping, "jetstream": a.store.Ping},
 		RunnerArchive: runner.archive,
 		MaxBody:       s.Limits.Payload,

@@ -26,6 +26,7 @@ import (
 // config is the configuration file. configs/funcd.hcl shows and explains every setting; the defaults are in defaultConfig.
 type config struct {
 	HTTP     string `hcl:"http,optional"`
+	Address  string `hcl:"api_address,optional"`
 	Metrics  string `hcl:"metrics,optional"`
 	DataDir  string `hcl:"data_dir,optional"`
 	LogLevel string `hcl:"log_level,optional"`
@@ -86,6 +87,7 @@ type nomadConfig struct {
 	PidsLimit      int      `hcl:"pids_limit,optional"`
 	Variables      bool     `hcl:"variables,optional"`
 	HostNetwork    string   `hcl:"host_network,optional"`
+	UIAddress      string   `hcl:"ui_address,optional"`
 	DeadTime       string   `hcl:"dead_time,optional"`
 	DeadJobs       int      `hcl:"dead_jobs,optional"`
 	PurgeRate      int      `hcl:"purge_rate,optional"`
