@@ -30,9 +30,16 @@ type Call struct {
 	Name     string // the function's name
 	Account  string
 	Accepted time.Time
-	Env      []string // CGI variables made from the request, "NAME=value"
-	Held     bool     `json:",omitempty"` // what is known of it is in the memory of the server that has accepted it, as its caller waits there
-	Payload  []byte   `json:"-"`
+	Env      []string    // CGI variables made from the request, "NAME=value"
+	Held     bool        `json:",omitempty"` // what is known of it is in the memory of the server that has accepted it, as its caller waits there
+	Options  CallOptions `json:",omitzero"`
+	Payload  []byte      `json:"-"`
+}
+
+// CallOptions is what a function's labels ask for each of its calls, as it was when the call was accepted.
+type CallOptions struct {
+	Retries int           `json:",omitempty"` // funcd.retries: how often the call is started again after a failure of the function
+	MaxAge  time.Duration `json:",omitempty"` // funcd.maxage: a call that has waited for so long fails without a start; 0: none does
 }
 
 // Record is what is known of a call. It outlives the container and Nomad's memory of it, until its output has been fetched.
@@ -43,18 +50,22 @@ type Record struct {
 	Account    string
 	State      State
 	Accepted   time.Time
-	Started    time.Time `json:",omitzero"` // when the function's process started
-	Ended      time.Time `json:",omitzero"`
-	Job        string    `json:",omitempty"` // the Nomad job of its container
-	Allocation string    `json:",omitempty"` // the Nomad allocation that it was given to
-	Runner     string    `json:",omitempty"` // the runner in it, as Allocation.Runner
-	Cancelled  time.Time `json:",omitzero"`  // when its end was asked for
-	Starts     int       `json:",omitempty"` // containers that were started for it and ended without having taken it
-	Timeout    int       `json:",omitempty"` // seconds that it was given to run, as the function's may change meanwhile
-	ExitCode   int       `json:",omitempty"`
-	Fetched    time.Time `json:",omitzero"`  // when its answer reached its caller: from then on, the call is unknown to /output
-	Code       Code      `json:",omitempty"` // why it failed
-	Message    string    `json:",omitempty"` // why it failed, or why it still waits
+	Started    time.Time   `json:",omitzero"` // when the function's process started
+	Ended      time.Time   `json:",omitzero"`
+	Job        string      `json:",omitempty"` // the Nomad job of its container
+	Allocation string      `json:",omitempty"` // the Nomad allocation that it was given to
+	Runner     string      `json:",omitempty"` // the runner in it, as Allocation.Runner
+	Cancelled  time.Time   `json:",omitzero"`  // when its end was asked for
+	Starts     int         `json:",omitempty"` // containers that were started for it and ended without having taken it
+	Attempts   int         `json:",omitempty"` // how often the function was started for it and has failed
+	Begun      int         `json:",omitempty"` // containers of those attempts
+	RetryAt    time.Time   `json:",omitzero"`  // when the next attempt is due
+	Timeout    int         `json:",omitempty"` // seconds that it was given to run, as the function's may change meanwhile
+	ExitCode   int         `json:",omitempty"`
+	Fetched    time.Time   `json:",omitzero"` // when its answer reached its caller: from then on, the call is unknown to /output
+	Options    CallOptions `json:",omitzero"`
+	Code       Code        `json:",omitempty"` // why it failed
+	Message    string      `json:",omitempty"` // why it failed, or why it still waits
 }
 
 // Event is one line of /logs.

@@ -17,6 +17,8 @@ type Extensions struct {
 	Reuse    bool          // funcd.reuse: a container serves one call after another
 	ReuseMax int           // funcd.reuse.max: calls that one container serves at most
 	Idle     time.Duration // funcd.idle: without a call for so long, no container is kept ready; 0: the server's default
+
+	Calls CallOptions // of each of its calls
 }
 
 // Bounds and defaults of Extensions.
@@ -24,6 +26,7 @@ const (
 	MaxWarm         = 1000
 	DefaultReuseMax = 1000
 	MaxReuse        = 1_000_000
+	MaxRetries      = 100
 )
 
 // labels reads each label into Extensions. What it says of a wrong value follows "must be".
@@ -43,11 +46,25 @@ var labels = map[string]struct {
 		e.ReuseMax, ok = number(v, 1, MaxReuse)
 		return ok
 	}, "a number from 1 to 1000000"},
-	"funcd.idle": {func(e *Extensions, v string) bool {
-		d, err := time.ParseDuration(v)
-		e.Idle = d
-		return err == nil && d > 0
-	}, `a duration such as "90s" or "5m"`},
+	"funcd.idle": {func(e *Extensions, v string) (ok bool) {
+		e.Idle, ok = duration(v)
+		return ok
+	}, aDuration},
+	"funcd.retries": {func(e *Extensions, v string) (ok bool) {
+		e.Calls.Retries, ok = number(v, 0, MaxRetries)
+		return ok
+	}, "a number from 0 to 100"},
+	"funcd.maxage": {func(e *Extensions, v string) (ok bool) {
+		e.Calls.MaxAge, ok = duration(v)
+		return ok
+	}, aDuration},
+}
+
+const aDuration = `a duration such as "90s" or "5m"`
+
+func duration(text string) (time.Duration, bool) {
+	d, err := time.ParseDuration(text)
+	return d, err == nil && d > 0
 }
 
 func number(text string, least, most int) (int, bool) {

@@ -34,6 +34,10 @@ func TestExtensions(t *testing.T) {
 		"the most reuse":   {map[string]string{"funcd.reuse.max": "1000000"}, with(func(e *Extensions) { e.ReuseMax = 1_000_000 })},
 		"idle":             {map[string]string{"funcd.idle": "90s"}, with(func(e *Extensions) { e.Idle = 90 * time.Second })},
 		"idle for a while": {map[string]string{"funcd.idle": "1h2m3.5s"}, with(func(e *Extensions) { e.Idle = time.Hour + 2*time.Minute + 3500*time.Millisecond })},
+		"retries":          {map[string]string{"funcd.retries": "3"}, with(func(e *Extensions) { e.Calls.Retries = 3 })},
+		"no retries":       {map[string]string{"funcd.retries": "0"}, with(func(*Extensions) {})},
+		"the most retries": {map[string]string{"funcd.retries": "100"}, with(func(e *Extensions) { e.Calls.Retries = 100 })},
+		"an age":           {map[string]string{"funcd.maxage": "1h30m"}, with(func(e *Extensions) { e.Calls.MaxAge = 90 * time.Minute })},
 		"all": {
 			map[string]string{"funcd.warm": "3", "funcd.reuse": "true", "funcd.reuse.max": "7", "funcd.idle": "1m", "tier": "front"},
 			Extensions{Warm: 3, Reuse: true, ReuseMax: 7, Idle: time.Minute},
@@ -59,6 +63,8 @@ func TestWrongExtensionsAreNamed(t *testing.T) {
 		"funcd.reuse":     {"must be true or false", []string{"", "True", "1", "yes", "true "}},
 		"funcd.reuse.max": {number + "1 to 1000000", []string{"", "0", "-1", "1000001", "many"}},
 		"funcd.idle":      {duration, []string{"", "0", "0s", "-5m", "5", "5 m", "soon"}},
+		"funcd.retries":   {number + "0 to 100", []string{"", "-1", "101", "1.5", "two"}},
+		"funcd.maxage":    {duration, []string{"", "0", "-1s", "5", "soon"}},
 		"funcd.cold":      {"is not known", []string{"", "1"}},
 		"funcd.":          {"is not known", []string{"", "1"}},
 		"funcd.Warm":      {"is not known", []string{"1"}},
@@ -74,7 +80,7 @@ func TestWrongExtensionsAreNamed(t *testing.T) {
 		}
 	}
 	_, err := labelled(map[string]string{"funcd.none": ""}).Extensions()
-	require.Contains(t, err.Error(), "funcd.idle, funcd.reuse, funcd.reuse.max, funcd.warm", "what there is")
+	require.Contains(t, err.Error(), "funcd.idle, funcd.maxage, funcd.retries, funcd.reuse, funcd.reuse.max, funcd.warm", "what there is")
 	for _, long := range []map[string]string{{"funcd." + strings.Repeat("x", 1<<20): ""}, {"funcd.warm": strings.Repeat("9", 1<<20)}} {
 		_, err := labelled(long).Extensions()
 		requireInvalid(t, err, "Config.Labels: ", "funcd.")
@@ -122,6 +128,7 @@ func FuzzExtensions(f *testing.F) {
 		default:
 			require.True(t, known, name)
 			require.True(t, e.Warm >= -1 && e.Warm <= MaxWarm && e.ReuseMax >= 1 && e.ReuseMax <= MaxReuse && e.Idle >= 0, "%+v", e)
+			require.True(t, e.Calls.Retries >= 0 && e.Calls.Retries <= MaxRetries && e.Calls.MaxAge >= 0, "%+v", e)
 			require.True(t, e.Warm != -1 || name != "funcd.warm", value)
 		}
 	})

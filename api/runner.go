@@ -54,6 +54,7 @@ type Assignment struct {
 	StopSignal int           // sent when Timeout has passed
 	KillAfter  time.Duration // between StopSignal and SIGKILL; 0: SIGKILL at once
 	MaxOutput  int           // bytes of stdout; more ends the call as too large
+	Attempt    int           `json:",omitempty"` // comes back in the Result
 	Confirm    bool          `json:",omitempty"` // the call is the container's only once it has confirmed it
 	Calls      int           `json:",omitempty"` // how many calls the container may serve, this one included; 0 is 1
 }
@@ -77,6 +78,7 @@ const (
 type Result struct {
 	CallID   string
 	Function string
+	Attempt  int `json:",omitempty"` // the Assignment's
 	Outcome  Outcome
 	ExitCode int       `json:",omitempty"`
 	Signal   int       `json:",omitempty"`

@@ -19,7 +19,7 @@ func takeSubject(call string) string { return "take." + call }
 
 func endedSubject(function, call string) string { return "ended." + function + "." + call }
 
-func cancelSubject(call string) string { return "cancel." + call }
+func changeSubject(call string) string { return "changed." + call }
 
 // TakeTimeout is how long Take waits for the server that holds a call to write down who takes it.
 const TakeTimeout = 10 * time.Second
@@ -138,21 +138,21 @@ func (s *Store) Take(ctx context.Context, call string, allocation api.Allocation
 	return &assignment, m.Data, nil
 }
 
-// NotifyCancel tells all servers that a call is cancelled. Its record must say so before.
-func (s *Store) NotifyCancel(call string) {
+// NotifyChange tells the server that owns a call that its record was changed by another: it was cancelled, or is to be tried again.
+func (s *Store) NotifyChange(call string) {
 	err := checkIDs(call)
 	if err == nil {
-		err = s.nc.Publish(cancelSubject(call), nil)
+		err = s.nc.Publish(changeSubject(call), nil)
 	}
 	if err != nil {
-		s.log.Warn("other servers were not told that a call is cancelled", "call", call, "error", err)
+		s.log.Warn("the owner of a call was not told of a change", "call", call, "error", err)
 	}
 }
 
-// WatchCancels tells of each call that is cancelled, through whichever server, until stop is called.
-func (s *Store) WatchCancels(cancelled func(call string)) (stop func(), err error) {
-	sub, err := s.nc.Subscribe(cancelSubject("*"), func(m *nats.Msg) {
-		cancelled(strings.TrimPrefix(m.Subject, cancelSubject("")))
+// WatchChanges passes on what NotifyChange tells, on whichever server, until stop is called.
+func (s *Store) WatchChanges(changed func(call string)) (stop func(), err error) {
+	sub, err := s.nc.Subscribe(changeSubject("*"), func(m *nats.Msg) {
+		changed(strings.TrimPrefix(m.Subject, changeSubject("")))
 	})
 	if err != nil {
 		return nil, unavailable(err)

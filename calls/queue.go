@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -105,14 +106,21 @@ func (s *Store) Queued(ctx context.Context, account, function, call string) (*ap
 // Withdraw takes a call out of the queue. It is no error if it is not there. Its record must be on disk as ended before, for the server that has
 // it delivered in the same moment.
 func (s *Store) Withdraw(ctx context.Context, account, function, call string) error {
-	if err := s.withdraw(ctx, account, function, call); err != nil {
-		return err
+	return s.takeOut(ctx, account, function, call, queueSubject(account, function, call), laterSubject(account, function, call))
+}
+
+// takeOut is Withdraw of the subjects that the call may have.
+func (s *Store) takeOut(ctx context.Context, account, function, call string, subjects ...string) error {
+	for _, subject := range subjects {
+		if err := s.withdraw(ctx, account, function, call, subject); err != nil {
+			return err
+		}
 	}
 	s.changed(change{Kind: callLeft, Function: function, Call: call})
 	return nil
 }
 
-func (s *Store) withdraw(ctx context.Context, account, function, call string) error {
+func (s *Store) withdraw(ctx context.Context, account, function, call, subject string) error {
 	if err := checkIDs(function, call); err != nil {
 		return err
 	}
@@ -120,7 +128,6 @@ func (s *Store) withdraw(ctx context.Context, account, function, call string) er
 	if err != nil {
 		return err
 	}
-	subject := queueSubject(account, function, call)
 	msg, err := q.GetLastMsgForSubject(ctx, subject)
 	if err == nil {
 		if err = q.DeleteMsg(ctx, msg.Sequence); err == nil {
@@ -152,7 +159,7 @@ func (s *Store) CallsInFlight(ctx context.Context, account, function string) ([]
 	if err != nil {
 		return nil, err
 	}
-	info, err := q.Info(ctx, jetstream.WithSubjectFilter(queueSubject(account, function, "*")))
+	info, err := q.Info(ctx, jetstream.WithSubjectFilter("queue."+account+".*."+function+".*"))
 	if err != nil {
 		return nil, unavailable(err)
 	}
@@ -160,7 +167,8 @@ func (s *Store) CallsInFlight(ctx context.Context, account, function string) ([]
 	for subject := range info.State.Subjects {
 		calls = append(calls, subject[strings.LastIndexByte(subject, '.')+1:])
 	}
-	return calls, nil
+	slices.Sort(calls)
+	return slices.Compact(calls), nil // one that was just put aside may be there twice
 }
 
 func decodeCall(header nats.Header, data []byte) (*api.Call, error) {
@@ -280,7 +288,13 @@ func (s *Store) Consume(ctx context.Context, account string, quota int, deliver 
 	if err != nil {
 		return nil, unavailable(err)
 	}
+	stopLater, err := s.consumeLater(ctx, q, account)
+	if err != nil {
+		consume.Stop()
+		return nil, err
+	}
 	return func() {
+		stopLater()
 		// What has come and was not delivered yet is: dropped, it would wait for its lease to end.
 		consume.Drain()
 		<-consume.Closed()

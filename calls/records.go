@@ -167,7 +167,11 @@ func (s *Store) forget(ctx context.Context, rec api.Record) error {
 			return err
 		}
 	}
-	if err := s.Withdraw(ctx, rec.Account, rec.Function, rec.CallID); err != nil {
+	subjects := []string{queueSubject(rec.Account, rec.Function, rec.CallID)}
+	if rec.Attempts > 0 {
+		subjects = append(subjects, laterSubject(rec.Account, rec.Function, rec.CallID))
+	}
+	if err := s.takeOut(ctx, rec.Account, rec.Function, rec.CallID, subjects...); err != nil {
 		return err
 	}
 	if rec.Code == api.Cancelled {

@@ -4,7 +4,7 @@
 // What a call goes through, and when, is the scheduler's; this package knows streams, subjects and limits.
 //
 // Subjects: queue.<account>.<pool>.<function>.<call>, record.<function>.<call>, log.<function>.<call>, out.<function>.<call> are
-// in streams; take.<call>, cancel.<call> and ended.<function>.<call> are plain messages between servers. Functions and calls go by their ids,
+// in streams; take.<call>, changed.<call> and ended.<function>.<call> are plain messages between servers. Functions and calls go by their ids,
 // accounts by their names; what can't be one token of a subject is refused.
 package calls
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -45,6 +46,9 @@ func TestIDsThatAreNoTokenAreRefused(t *testing.T) {
 			"Withdraw, function":   func() error { return s.Withdraw(ctx, "acme", id, call.ID) },
 			"Withdraw, account":    func() error { return s.Withdraw(ctx, id, "f", call.ID) },
 			"InFlight, function":   func() error { _, err := s.InFlight(ctx, "acme", id); return err },
+			"Postpone, call":       func() error { return s.Postpone(ctx, callOf(inCall), time.Now()) },
+			"Postpone, function":   func() error { return s.Postpone(ctx, callOf(inFunction), time.Now()) },
+			"Postpone, account":    func() error { return s.Postpone(ctx, callOf(inAccount), time.Now()) },
 			"CallsInFlight":        func() error { _, err := s.CallsInFlight(ctx, "acme", id); return err },
 			"InFlight, account":    func() error { _, err := s.InFlight(ctx, id, "f"); return err },
 			"Consume":              func() error { _, err := s.Consume(ctx, id, 1, func(*Delivery) {}); return err },

@@ -48,6 +48,10 @@ limits {
   pulls     = 3
   pull_time = "10m"
 
+  # The pause before a call of a function with funcd.retries is tried again, doubled each time up to the second.
+  retry_pause     = "1s"
+  retry_pause_max = "5m"
+
   # What is left of a function that Consul does not have any more (its job, the outputs and logs of its calls) is removed after so long.
   orphan_time = "1h"
 }

@@ -23,7 +23,7 @@ const drainTime = time.Second
 
 // execute runs one call to its end. It always returns a result. stopped tells that the container was told to end meanwhile.
 func execute(cfg Config, a *api.Assignment, payload []byte, signals <-chan os.Signal) (result *api.Result, stdout []byte, stopped bool) {
-	result = &api.Result{CallID: a.CallID, Function: a.Function}
+	result = &api.Result{CallID: a.CallID, Function: a.Function, Attempt: a.Attempt}
 	p, err := start(cfg, a, payload)
 	if err != nil {
 		result.Outcome, result.Message = startFailure(err)

@@ -16,10 +16,17 @@ const (
 
 // find is place for a call that may be cancelled meanwhile. left tells that it has left the queue.
 func (r *run) find(ctx context.Context, started bool) (left bool, err error) {
-	err = r.place(r.wanted, started)
+	wanted, cancel := r.untilExpiry()
+	defer cancel()
+	if context.Cause(wanted) == errExpired {
+		return r.expire(ctx)
+	}
+	err = r.place(wanted, started)
 	switch {
 	case err == nil:
 		return false, nil
+	case context.Cause(wanted) == errExpired:
+		return r.expire(ctx)
 	case api.CodeOf(err) == api.Invalid:
 		return true, r.end(ctx, api.CallFailed, api.MessageOf(err))
 	case ctx.Err() != nil || r.wanted.Err() == nil:
@@ -39,7 +46,7 @@ func (r *run) find(ctx context.Context, started bool) (left bool, err error) {
 func (r *run) starts() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.rec.Starts
+	return r.rec.Begun + r.rec.Starts
 }
 
 // another notes that the call is to have another container, and returns after which pause, if the status says that this one has ended before it

@@ -42,7 +42,7 @@ func (s *Scheduler) Cancel(ctx context.Context, d *api.Definition, call string) 
 			s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(rec.State), Message: rec.Message})
 			s.withdraw(ctx, rec)
 		}
-		s.cfg.Messages.NotifyCancel(rec.CallID)
+		s.cfg.Messages.NotifyChange(rec.CallID)
 		if waits {
 			s.cfg.Messages.NotifyEnd(rec.Function, rec.CallID)
 		}
@@ -113,31 +113,44 @@ func endCancelled(rec *api.Record) error {
 	return api.Errorf(api.Cancelled, "the call was cancelled, and its container is to end")
 }
 
-// watchCancels has the owned calls told that are cancelled. s.serving is held.
-func (s *Scheduler) watchCancels() error {
+// watchChanges has the owners of calls told what others have changed. s.serving is held.
+func (s *Scheduler) watchChanges() error {
 	if s.unwatch != nil {
 		return nil
 	}
-	stop, err := s.cfg.Messages.WatchCancels(func(call string) {
+	stop, err := s.cfg.Messages.WatchChanges(func(call string) {
 		s.mu.Lock()
-		defer s.mu.Unlock()
-		if r := s.owned[call]; r != nil {
-			r.unwanted()
+		r := s.owned[call]
+		s.mu.Unlock()
+		if r != nil {
+			r.told()
 		}
 	})
 	s.unwatch = stop
 	return err
 }
 
+// told has the run look at the call's record, and gives up the search for a container.
+func (r *run) told() {
+	r.unwanted()
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
 // look makes up for messages about the call that were lost, as with the server that was to send them.
 func (r *run) look(ctx context.Context) {
 	rec, _, err := r.s.cfg.Records.Record(ctx, r.call.Function, r.call.ID)
+	r.mu.Lock()
+	ran := r.rec.State == api.Running
+	r.mu.Unlock()
 	switch {
 	case err != nil: // there is nothing to know, or it can't be known now
 	case rec.State.Ended():
 		r.s.cfg.Messages.NotifyEnd(r.call.Function, r.call.ID)
-	case !rec.Cancelled.IsZero():
-		r.unwanted()
+	case !rec.Cancelled.IsZero(), ran && rec.State == api.Pending:
+		r.told()
 	}
 }
 
@@ -168,8 +181,8 @@ func (r *run) over(ctx context.Context) error {
 // stopAgain is how long after a failure a cancelled call's container is stopped again.
 const stopAgain = time.Second
 
-// stopCancelled does what is left to do for a call that was cancelled. done tells that it has left the queue. One that runs leaves it when its
-// container has reported or ended: it is told to here, or is to be told again.
+// stopCancelled does what is left to do for a call that was cancelled, or is to be tried again. done tells that it has left the queue. One that
+// was cancelled while it runs leaves it when its container has reported or ended: it is told to here, or is to be told again.
 func (r *run) stopCancelled(ctx context.Context) (done bool, again <-chan time.Time, err error) {
 	rec, _, err := r.s.cfg.Records.Record(ctx, r.call.Function, r.call.ID)
 	if err != nil {
@@ -178,14 +191,19 @@ func (r *run) stopCancelled(ctx context.Context) (done bool, again <-chan time.T
 	runs := rec.State == api.Running && !rec.Cancelled.IsZero()
 	// A container that was started for a call that never got there has none. A slot goes on to the next call by itself.
 	useless := rec.Code == api.Cancelled && rec.Allocation == "" && r.job != "" && !r.slot
-	if runs || useless {
+	if (runs || useless) && !r.stopped {
 		if err := r.s.cfg.Cluster.Stop(ctx, r.job); err != nil {
 			r.log.Warn("the container of a cancelled call still runs", "job", r.job, "error", err)
 			again = time.After(stopAgain)
+		} else {
+			r.stopped = true
 		}
 	}
-	if !rec.State.Ended() {
-		return false, again, nil
+	switch {
+	case rec.State.Ended():
+		return true, nil, r.leave(ctx)
+	case rec.Attempts > r.attempt:
+		return true, nil, r.postpone(ctx, rec)
 	}
-	return true, nil, r.leave(ctx)
+	return false, again, nil
 }

@@ -179,7 +179,7 @@ func TestCancelWhoseMessageIsLost(t *testing.T) {
 	inBubble(t, func(t *testing.T, k *stack) {
 		dispatched, running := k.submit(), k.running()
 		k.store.failing(func(operation string) error {
-			if operation == "NotifyCancel" || operation == "NotifyEnd" {
+			if operation == "NotifyChange" || operation == "NotifyEnd" {
 				return api.Errorf(api.Unavailable, "gone")
 			}
 			return nil

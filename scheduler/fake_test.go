@@ -20,7 +20,7 @@ type fakeStore struct {
 	outputs   map[string][]byte
 	offers    map[string][]*fakeOffer
 	waiters   map[string]map[chan struct{}]struct{}
-	cancels   []*func(call string)
+	changes   []*func(call string)
 	events    []api.Event
 	alone     bool            // calls are held
 	held      map[string]bool // what a crash forgets
@@ -378,26 +378,26 @@ func (f *fakeStore) NotifyEnd(function, call string) {
 	delete(f.waiters, key(function, call))
 }
 
-func (f *fakeStore) NotifyCancel(call string) {
-	if f.begin("NotifyCancel") != nil {
+func (f *fakeStore) NotifyChange(call string) {
+	if f.begin("NotifyChange") != nil {
 		return // the message is lost
 	}
-	cancels := slices.Clone(f.cancels)
+	changes := slices.Clone(f.changes)
 	f.mu.Unlock()
-	for _, cancelled := range cancels {
-		(*cancelled)(call)
+	for _, changed := range changes {
+		(*changed)(call)
 	}
 }
 
-func (f *fakeStore) WatchCancels(cancelled func(call string)) (func(), error) {
+func (f *fakeStore) WatchChanges(changed func(call string)) (func(), error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	own := &cancelled
-	f.cancels = append(f.cancels, own)
+	own := &changed
+	f.changes = append(f.changes, own)
 	return func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		f.cancels = slices.DeleteFunc(f.cancels, func(other *func(string)) bool { return other == own })
+		f.changes = slices.DeleteFunc(f.changes, func(other *func(string)) bool { return other == own })
 	}, nil
 }
 
@@ -412,6 +412,21 @@ func (f *fakeStore) CallsInFlight(_ context.Context, account, function string) (
 		}
 	}
 	return calls, nil
+}
+
+// Postpone puts the call aside at once: Done, which follows, finds it there.
+func (f *fakeStore) Postpone(_ context.Context, call *api.Call, until time.Time) error {
+	if err := f.begin("Postpone"); err != nil {
+		return err
+	}
+	defer f.mu.Unlock()
+	f.queue = append(f.queue, &queued{call: call, from: until})
+	time.AfterFunc(time.Until(until), func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.wake()
+	})
+	return nil
 }
 
 func (f *fakeStore) Withdraw(_ context.Context, account, function, call string) error {

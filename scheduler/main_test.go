@@ -74,6 +74,7 @@ func (k *stack) server() *Scheduler {
 	s := New(Config{
 		Queue: k.store, Records: k.store, Messages: k.store, Slots: k.slots, Cluster: k.cluster, Functions: k.functions, Services: k.services,
 		Quota: testQuota, Lease: testLease, MaxKillTimeout: 30 * time.Second, MaxOutput: testOutput, Starts: testStarts,
+		Retry:  Retry{First: time.Second, Most: 4 * time.Second},
 		Warm:   Warm{Function: 5, Account: 8, Total: 12, Idle: 5 * time.Minute},
 		Logger: slog.New(slog.DiscardHandler),
 	})

@@ -64,7 +64,9 @@ func TestEndedContainerThatRanForLongIsKept(t *testing.T) {
 		began := time.Now()
 		time.Sleep(5 * time.Hour)
 		k.end("one", "")
+		k.cluster.mu.Lock()
 		k.cluster.ended[0].Submitted = began
+		k.cluster.mu.Unlock()
 		time.Sleep(time.Hour - purgePeriod)
 		synctest.Wait()
 		require.Empty(t, k.purged())

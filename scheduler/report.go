@@ -60,7 +60,8 @@ func (s *Scheduler) over(ctx context.Context, allocation api.Allocation, functio
 // and Unavailable if the report must come again.
 func (s *Scheduler) Report(ctx context.Context, allocation api.Allocation, result *api.Result, output []byte) error {
 	rec, version, err := s.cfg.Records.Record(ctx, result.Function, result.CallID)
-	if api.CodeOf(err) == api.NotFound || err == nil && (rec.State != api.Running || rec.Allocation != allocation.ID) {
+	if api.CodeOf(err) == api.NotFound || err == nil &&
+		(rec.State != api.Running || rec.Allocation != allocation.ID || rec.Attempts != result.Attempt) {
 		return api.Errorf(api.Expired, "the call is over, or is not this container's")
 	}
 	if err != nil {
@@ -68,8 +69,11 @@ func (s *Scheduler) Report(ctx context.Context, allocation api.Allocation, resul
 	}
 	conclude(&rec, result, len(output) > s.cfg.MaxOutput)
 	var answer error
+	retry := false
 	if !rec.Cancelled.IsZero() {
 		answer = endCancelled(&rec)
+	} else if mayPass(result.Outcome) {
+		retry = s.again(&rec)
 	}
 	if rec.State == api.Finished {
 		if err := s.cfg.Records.SaveOutput(ctx, rec.Function, rec.CallID, output); err != nil {
@@ -88,6 +92,10 @@ func (s *Scheduler) Report(ctx context.Context, allocation api.Allocation, resul
 		ShortStderr: api.Short(result.Stderr),
 		Message:     rec.Message,
 	})
+	if retry {
+		s.retry(rec)
+		return nil
+	}
 	// Its owner takes it out of the queue before anyone who waits is told, so that a call whose answer has been fetched is not there any
 	// more. If the owner is another server, Forget sees to that.
 	s.mu.Lock()

@@ -19,10 +19,14 @@ type run struct {
 	log  *slog.Logger
 
 	function *api.Definition // from start on
+	attempt  int             // as the record's Attempts were then
 
 	// wanted ends when the call is cancelled, or the server stops.
 	wanted   context.Context
 	unwanted context.CancelFunc
+	changed  chan struct{} // holds a value when somebody else has changed the record
+	stopped  bool          // its container was told to stop, as the call is cancelled
+	final    bool          // what has become of the container is not to be tried again
 
 	mu      sync.Mutex
 	job     string   // of the container that the call is meant for, empty while there is none
@@ -47,6 +51,7 @@ func newRun(s *Scheduler, d Delivery) *run {
 		log:   s.log.With("call", call.ID, "function", call.Function, "account", call.Account),
 		taken: make(chan struct{}),
 
+		changed:  make(chan struct{}, 1),
 		unlinked: make(chan error, 1),
 		replaced: make(chan struct{}, 1),
 	}
@@ -163,6 +168,10 @@ func (r *run) execute(ctx context.Context) error {
 	if rec.State.Ended() {
 		return r.leave(ctx)
 	}
+	if time.Now().Before(rec.RetryAt) {
+		return r.postpone(ctx, rec)
+	}
+	r.attempt = rec.Attempts
 	function, err := r.s.cfg.Functions.ByID(ctx, r.call.Account, r.call.Name, r.call.Function)
 	if api.CodeOf(err) == api.NotFound {
 		return r.functionRemoved(ctx, rec)
@@ -178,7 +187,7 @@ func (r *run) execute(ctx context.Context) error {
 		close(r.taken)
 		r.log.Info("a running call was adopted", "job", r.job)
 		if !rec.Cancelled.IsZero() {
-			r.unwanted()
+			r.told()
 		}
 	}
 	withdraw, err := r.s.cfg.Messages.Offer(r.call.ID, r.take)
@@ -231,7 +240,7 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 		watch.Reset(watchAfter)
 	}
 	defer watch.Stop()
-	taken, cancelled := (<-chan struct{})(r.taken), r.wanted.Done()
+	taken, expiry := (<-chan struct{})(r.taken), r.expiry()
 	var deadline, pressing, placing, stopping <-chan time.Time
 	for {
 		select {
@@ -239,19 +248,20 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 			return ctx.Err()
 		case <-ended:
 			return r.over(ctx)
-		case <-cancelled: // or the server stops
-			cancelled, stopping = nil, time.After(0)
+		case <-r.changed:
+			stopping = time.After(0)
 		case <-stopping:
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
 			done, again, err := r.stopCancelled(ctx)
 			if done || err != nil {
 				return err
 			}
 			stopping = again
+		case <-expiry:
+			if done, err := r.expire(ctx); done || err != nil {
+				return err
+			}
 		case <-taken:
-			taken = nil
+			taken, expiry = nil, nil
 			deadline = time.After(time.Until(r.latestEnd()))
 		case <-r.replaced:
 			// It may have started the function, so the new one must not.
@@ -273,6 +283,9 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 			}
 			watch.Reset(0)
 		case status := <-updates:
+			if r.retried() {
+				continue // what it says is of the attempt before
+			}
 			if pause, err := r.another(ctx, status); err != nil {
 				return err
 			} else if pause > 0 {
@@ -312,6 +325,7 @@ func (r *run) observe(ctx context.Context, status api.JobStatus) (done bool, err
 	case status.Ended && status.Code == "":
 		return true, r.abandon(ctx, api.CallFailed, "the container ended without a result")
 	case status.Ended:
+		r.final = !status.Another
 		return true, r.abandon(ctx, status.Code, status.Message)
 	}
 	return false, nil
@@ -352,7 +366,7 @@ func timeoutMessage(rec api.Record) string {
 func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignment, []byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.job == "" {
+	if r.job == "" || r.rec.Attempts > r.attempt {
 		return nil, nil, api.Errorf(api.NotFound, "the call is not offered yet")
 	}
 	if !strings.HasPrefix(r.job, allocation.Job+"/") {
@@ -381,7 +395,7 @@ func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignm
 		return nil, nil, err
 	}
 	rec := r.rec
-	rec.State, rec.Message = api.Running, ""
+	rec.State, rec.Message, rec.RetryAt = api.Running, "", time.Time{}
 	rec.Job, rec.Allocation, rec.Runner = r.job, allocation.ID, allocation.Runner
 	rec.Started, rec.Timeout = time.Now(), r.function.Function.Timeout
 	version, err := r.s.cfg.Records.SaveRecord(ctx, rec, r.version)
@@ -451,6 +465,7 @@ func (r *run) assignment() *api.Assignment {
 		KillAfter:  killAfter,
 		LinkEnv:    r.links.env,
 		Hosts:      r.links.hosts,
+		Attempt:    r.rec.Attempts,
 		MaxOutput:  r.s.cfg.MaxOutput,
 		Calls:      calls,
 	}
@@ -480,7 +495,8 @@ func (r *run) end(ctx context.Context, code api.Code, message string) error {
 	return err
 }
 
-// fail ends the call, unless it has ended meanwhile, and takes it out of the queue. failed tells that it was this that has ended it.
+// fail ends the call, unless it has ended meanwhile, and takes it out of the queue, or puts it aside for its next attempt. failed tells that it
+// was this that has ended it, or its attempt.
 func (r *run) fail(ctx context.Context, code api.Code, message string) (failed bool, err error) {
 	for {
 		r.mu.Lock()
@@ -489,9 +505,15 @@ func (r *run) fail(ctx context.Context, code api.Code, message string) (failed b
 		if rec.State.Ended() {
 			return false, r.leave(ctx)
 		}
+		if rec.Attempts > r.attempt {
+			return false, r.postpone(ctx, rec)
+		}
+		ran, retry := rec.State == api.Running, false
 		rec.State, rec.Code, rec.Message, rec.Ended = api.Failed, code, message, time.Now()
 		if !rec.Cancelled.IsZero() {
 			endCancelled(&rec)
+		} else if ran && !r.final {
+			retry = r.s.again(&rec)
 		}
 		version, err := r.s.cfg.Records.SaveRecord(ctx, rec, version)
 		if api.CodeOf(err) == api.Conflict {
@@ -510,7 +532,10 @@ func (r *run) fail(ctx context.Context, code api.Code, message string) (failed b
 		r.mu.Lock()
 		r.rec, r.version = rec, version
 		r.mu.Unlock()
-		r.s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(api.Failed), Message: rec.Message})
+		r.s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(rec.State), Message: rec.Message})
+		if retry {
+			return true, r.postpone(ctx, rec)
+		}
 		return true, r.leave(ctx)
 	}
 }

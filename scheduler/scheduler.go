@@ -38,6 +38,8 @@ type Queue interface {
 	CallsInFlight(ctx context.Context, account, function string) ([]string, error)
 	// Withdraw takes a call out of the queue, if it is there.
 	Withdraw(ctx context.Context, account, function, call string) error
+	// Postpone puts a delivered call aside until then, outside of the quota. The delivery is to be Done after it.
+	Postpone(ctx context.Context, call *api.Call, until time.Time) error
 	// Consume delivers at most quota calls at a time, from one goroutine, until stop is called.
 	Consume(ctx context.Context, account string, quota int, deliver func(Delivery)) (stop func(), err error)
 	// Accounts returns those that have a queue.
@@ -69,9 +71,9 @@ type Messages interface {
 	// WaitEnd returns a channel that is closed when the call ends after this.
 	WaitEnd(function, call string) (ended <-chan struct{}, stop func())
 	NotifyEnd(function, call string)
-	// NotifyCancel tells those who watch, on all servers, that a call is cancelled.
-	NotifyCancel(call string)
-	WatchCancels(cancelled func(call string)) (stop func(), err error)
+	// NotifyChange tells those who watch, on all servers, that the record of a call was changed by another than its owner.
+	NotifyChange(call string)
+	WatchChanges(changed func(call string)) (stop func(), err error)
 	// Log adds events to the function's log without waiting.
 	Log(ctx context.Context, function string, events ...api.Event)
 	// LastEvent returns the latest event of a call, or an error of code NotFound or Unavailable.
@@ -148,6 +150,7 @@ type Config struct {
 	Starts         int           // containers that are started for one call, one after another, until one takes it
 	Warm           Warm
 	Keep           Keep
+	Retry          Retry
 	Logger         *slog.Logger
 }
 
@@ -168,7 +171,7 @@ type Scheduler struct {
 	consumers map[string]func()    // stop functions by account
 	owned     map[string]*run      // by call
 	waited    map[string]*api.Call // those that are held, by id
-	unwatch   func()               // ends the watch for cancelled calls; guarded by serving
+	unwatch   func()               // ends the watch for changes by others; guarded by serving
 }
 
 // New returns a scheduler that executes no calls yet.
@@ -211,7 +214,7 @@ func (s *Scheduler) Serve(ctx context.Context, account string) error {
 	if s.serves(account) {
 		return nil
 	}
-	if err := s.watchCancels(); err != nil {
+	if err := s.watchChanges(); err != nil {
 		return err
 	}
 	stop, err := s.cfg.Queue.Consume(ctx, account, s.cfg.Quota, s.deliver)

@@ -195,9 +195,9 @@ func TestStoresMessages(t *testing.T) {
 		}
 
 		cancels := make(chan string, 10)
-		stopCancels, err := s.WatchCancels(func(call string) { cancels <- call })
+		stopCancels, err := s.WatchChanges(func(call string) { cancels <- call })
 		require.NoError(t, err)
-		s.NotifyCancel("call-0")
+		s.NotifyChange("call-0")
 		select {
 		case call := <-cancels:
 			require.Equal(t, "call-0", call)
@@ -205,7 +205,7 @@ func TestStoresMessages(t *testing.T) {
 			require.Fail(t, "the cancellation was not told")
 		}
 		stopCancels()
-		s.NotifyCancel("call-1")
+		s.NotifyChange("call-1")
 		require.Empty(t, cancels)
 	})
 }

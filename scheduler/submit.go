@@ -16,6 +16,7 @@ func (s *Scheduler) Submit(ctx context.Context, d *api.Definition, env []string,
 }
 
 func newCall(d *api.Definition, env []string, payload []byte) *api.Call {
+	extensions, _ := d.Function.Extensions() // one that was made under other rules asks for nothing
 	return &api.Call{
 		ID:       uuid.NewString(),
 		Function: d.ID,
@@ -23,6 +24,7 @@ func newCall(d *api.Definition, env []string, payload []byte) *api.Call {
 		Account:  d.Account,
 		Accepted: time.Now(),
 		Env:      env,
+		Options:  extensions.Calls,
 		Payload:  payload,
 	}
 }
@@ -48,6 +50,9 @@ const holdTime = time.Second
 // call that takes longer than holdTime, or whose answer was not delivered, is on disk from then on.
 func (s *Scheduler) SubmitSync(ctx context.Context, d *api.Definition, env []string, payload []byte) (id string, release func(), err error) {
 	call := newCall(d, env, payload)
+	if call.Options != (api.CallOptions{}) { // it may live on after its caller
+		return call.ID, func() {}, s.enqueue(ctx, call)
+	}
 	store, held := s.cfg.Records.Hold(call.Function, call.ID)
 	if !held {
 		return call.ID, func() {}, s.enqueue(ctx, call)
@@ -179,6 +184,7 @@ func (s *Scheduler) lookup(ctx context.Context, d *api.Definition, call string) 
 func pendingRecord(call *api.Call) api.Record {
 	return api.Record{
 		CallID: call.ID, Function: call.Function, Name: call.Name, Account: call.Account, State: api.Pending, Accepted: call.Accepted,
+		Options: call.Options,
 	}
 }
 

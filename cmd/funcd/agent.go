@@ -239,6 +239,7 @@ func (a *agent) Start(ctx context.Context) error {
 		MaxKillTimeout: s.maxKillTimeout,
 		MaxOutput:      s.Limits.Output,
 		Starts:         s.Limits.Starts,
+		Retry:          s.retry,
 		Keep:           scheduler.Keep{Time: s.deadTime, Jobs: s.Nomad.DeadJobs},
 		Warm:           scheduler.Warm{Function: s.Slots.Function, Account: s.Slots.Account, Total: s.Slots.Total, Idle: s.idle},
 		Logger:         a.log,

@@ -21,6 +21,7 @@ import (
 	"github.com/funcd/funcd/images"
 	"github.com/funcd/funcd/jobs"
 	"github.com/funcd/funcd/nomad"
+	"github.com/funcd/funcd/scheduler"
 )
 
 // config is the configuration file. configs/funcd.hcl shows and explains every setting; the defaults are in defaultConfig.
@@ -59,6 +60,8 @@ type limitsConfig struct {
 	Pulls         int    `hcl:"pulls,optional"`
 	PullTime      string `hcl:"pull_time,optional"`
 	OrphanTime    string `hcl:"orphan_time,optional"`
+	RetryPause    string `hcl:"retry_pause,optional"`
+	RetryPauseMax string `hcl:"retry_pause_max,optional"`
 }
 
 type runnerConfig struct {
@@ -159,6 +162,8 @@ func defaultConfig() config {
 			Pulls:         images.DefaultPulls,
 			PullTime:      images.DefaultPullTime.String(),
 			OrphanTime:    "1h",
+			RetryPause:    "1s",
+			RetryPauseMax: "5m",
 		},
 		Runner: &runnerConfig{Mode: runnerSocket},
 		Consul: &consulConfig{Prefix: "funcd", Service: "funcd"},
@@ -213,6 +218,7 @@ type settings struct {
 	idle           time.Duration
 	drain, finish  time.Duration
 	orphanTime     time.Duration
+	retry          scheduler.Retry
 	deadTime       time.Duration
 	sizes          map[string]jobs.Size
 	logins         []images.Login
@@ -238,6 +244,8 @@ func (c config) check() (*settings, error) {
 		"limits.call_lease":      {c.Limits.CallLease, &s.lease},
 		"limits.pull_time":       {c.Limits.PullTime, &s.pullTime},
 		"limits.orphan_time":     {c.Limits.OrphanTime, &s.orphanTime},
+		"limits.retry_pause":     {c.Limits.RetryPause, &s.retry.First},
+		"limits.retry_pause_max": {c.Limits.RetryPauseMax, &s.retry.Most},
 		"nomad.dead_time":        {c.Nomad.DeadTime, &s.deadTime},
 		"slots.idle":             {c.Slots.Idle, &s.idle},
 		"nomad.max_kill_timeout": {c.Nomad.MaxKillTimeout, &s.maxKillTimeout},

@@ -1,0 +1,137 @@
+package calls
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/funcd/funcd/api"
+)
+
+// later is the pool of calls that wait for a time of their own, as for their next attempt. They draw on nobody's quota meanwhile, but are in the
+// queue still and count for its bounds. When their time has come they go to the end of the queue.
+const later = "later"
+
+// untilHeader holds that time, in RFC 3339.
+const untilHeader = "Funcd-Until"
+
+const (
+	laterPause = time.Second      // after which a call that could not be put back is tried again
+	laterTime  = 10 * time.Second // in which it is put back
+)
+
+func laterSubject(account, function, call string) string {
+	return "queue." + account + "." + later + "." + function + "." + call
+}
+
+// Postpone puts a call that was delivered aside until then. It is on disk when this returns nil, and the delivery is to be Done. Its record must
+// say that it is Pending. The error is of code Unavailable, also where the queue is full.
+func (s *Store) Postpone(ctx context.Context, call *api.Call, until time.Time) error {
+	if err := checkIDs(call.Function, call.ID); err != nil {
+		return err
+	}
+	if _, err := s.queue(ctx, call.Account); err != nil {
+		return err
+	}
+	head, err := json.Marshal(call)
+	if err != nil {
+		return err
+	}
+	_, err = s.js.PublishMsg(ctx, &nats.Msg{
+		Subject: laterSubject(call.Account, call.Function, call.ID),
+		Header:  nats.Header{callHeader: []string{string(head)}, untilHeader: []string{until.UTC().Format(time.RFC3339Nano)}},
+		Data:    call.Payload,
+	}, jetstream.WithExpectStream(queueStream(call.Account)), untilLeader, leaderPause)
+	if err != nil {
+		return unavailable(err)
+	}
+	return nil
+}
+
+// consumeLater puts the account's calls that were set aside back when their time has come, until stop is called.
+func (s *Store) consumeLater(ctx context.Context, q jetstream.Stream, account string) (stop func(), err error) {
+	if s.server != nil {
+		// As with the other consumer: each call is looked at anew.
+		if err := q.DeleteConsumer(ctx, later); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return nil, unavailable(err)
+		}
+	}
+	consumer, err := q.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
+		Durable:       later,
+		FilterSubject: "queue." + account + "." + later + ".>",
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       s.cfg.Lease,
+		MaxAckPending: -1,
+		MaxDeliver:    -1,
+		HeadersOnly:   true, // a payload is read once, when it moves
+		Replicas:      s.cfg.Replicas,
+	})
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	consume, err := consumer.Consume(func(msg jetstream.Msg) {
+		until, err := time.Parse(time.RFC3339Nano, msg.Headers().Get(untilHeader))
+		wait := time.Until(until)
+		if err != nil {
+			wait = 0
+		}
+		if wait <= 0 {
+			if err := s.putBack(q, msg); err == nil {
+				return
+			} else {
+				s.log.Warn("a call waits on, as it can't be put back into the queue", "subject", msg.Subject(), "error", err)
+			}
+			wait = laterPause
+		}
+		if err := msg.NakWithDelay(wait); err != nil {
+			s.log.Debug("a call that was set aside comes again with the lease", "subject", msg.Subject(), "error", err)
+		}
+	}, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+		s.log.Debug("consuming what was set aside", "account", account, "error", err)
+	}))
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return func() {
+		consume.Drain()
+		<-consume.Closed()
+	}, nil
+}
+
+// putBack moves a call that was set aside to the end of the queue.
+func (s *Store) putBack(q jetstream.Stream, msg jetstream.Msg) error {
+	ctx, cancel := context.WithTimeout(context.Background(), laterTime)
+	defer cancel()
+	meta, err := msg.Metadata()
+	if err != nil {
+		return err
+	}
+	aside, err := q.GetMsg(ctx, meta.Sequence.Stream)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return msg.Ack() // it was withdrawn
+	}
+	if err != nil {
+		return unavailable(err)
+	}
+	call, err := decodeCall(aside.Header, aside.Data)
+	if err != nil {
+		s.log.Error("dropped a call that can't be read", "subject", msg.Subject(), "error", err)
+		return msg.Term()
+	}
+	// It may have been put back before, by a server that died in between, and have run since.
+	rec, _, err := s.Record(ctx, call.Function, call.ID)
+	if api.CodeOf(err) == api.NotFound || err == nil && rec.State != api.Pending {
+		return msg.DoubleAck(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.Enqueue(ctx, call); err != nil {
+		return err
+	}
+	return msg.DoubleAck(ctx)
+}

@@ -1,0 +1,114 @@
+package calls
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/funcd/funcd/api"
+)
+
+// postponed enqueues the call n, has it delivered and puts it aside until then. Its record says that it is Pending.
+func postponed(t *testing.T, s *Store, deliveries <-chan *Delivery, n int, until time.Time) {
+	t.Helper()
+	enqueue(t, s, "f", n, n+1)
+	d := next(t, deliveries, n)
+	rec := newRecord(n, api.Pending)
+	rec.Attempts = 1
+	_, err := s.SaveRecord(t.Context(), rec, 0)
+	require.NoError(t, err)
+	require.NoError(t, s.Postpone(t.Context(), d.Call(), until))
+	require.NoError(t, d.Done(t.Context()))
+}
+
+func inFlight(t *testing.T, s *Store) []string {
+	t.Helper()
+	calls, err := s.CallsInFlight(t.Context(), "acme", "f")
+	require.NoError(t, err)
+	return calls
+}
+
+func TestPostponedCallComesBack(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, Config{})
+	deliveries := consume(t, s, 1)
+	until := time.Now().Add(300 * time.Millisecond)
+	postponed(t, s, deliveries, 1, until)
+	require.Equal(t, []string{newCall("f", 1).ID}, inFlight(t, s))
+	require.Equal(t, api.Status{Total: 1, Pending: 1}, status(t, s, "f"))
+
+	enqueue(t, s, "f", 2, 3)
+	other := next(t, deliveries, 2)
+	require.Equal(t, newCall("f", 2), other.Call(), "it does not draw on the quota meanwhile")
+	require.NoError(t, other.Done(t.Context()))
+	d := next(t, deliveries, 1)
+	require.False(t, time.Now().Before(until))
+	require.Equal(t, newCall("f", 1), d.Call(), "payload and all")
+	require.NoError(t, d.Done(t.Context()))
+	require.Eventually(t, func() bool { return len(inFlight(t, s)) == 0 }, patience, 10*time.Millisecond)
+}
+
+func TestPostponedCallOutlivesARestart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openStore(t, Config{Dir: dir})
+	postponed(t, s, consume(t, s, 1), 1, time.Now().Add(time.Second))
+	postponed(t, s, consume(t, s, 1), 2, time.Now().Add(time.Hour))
+	s.Close()
+	s = openStore(t, Config{Dir: dir})
+	deliveries := consume(t, s, 1)
+	require.Equal(t, newCall("f", 1), next(t, deliveries, 1).Call())
+	require.Len(t, inFlight(t, s), 2)
+}
+
+func TestPostponedCallThatIsWithdrawn(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, Config{})
+	deliveries := consume(t, s, 1)
+	postponed(t, s, deliveries, 1, time.Now().Add(time.Hour))
+	require.NoError(t, s.Withdraw(t.Context(), "acme", "f", newCall("f", 1).ID))
+	require.Empty(t, inFlight(t, s))
+
+	postponed(t, s, deliveries, 2, time.Now().Add(time.Hour))
+	rec := newRecord(2, api.Failed)
+	rec.Attempts = 1
+	require.NoError(t, s.Forget(t.Context(), rec))
+	require.Empty(t, inFlight(t, s))
+}
+
+// A server may have died after it had put a call back, and before it had taken it from where it was put aside.
+func TestPostponedCallThatHasRunSince(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(t *testing.T, s *Store){
+		"and has ended": func(t *testing.T, s *Store) {
+			_, version, err := s.Record(t.Context(), "f", newCall("f", 1).ID)
+			require.NoError(t, err)
+			_, err = s.SaveRecord(t.Context(), newRecord(1, api.Finished), version)
+			require.NoError(t, err)
+		},
+		"and was fetched": func(t *testing.T, s *Store) {
+			require.NoError(t, s.records.Purge(t.Context()))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := openStore(t, Config{})
+			deliveries := consume(t, s, 1)
+			postponed(t, s, deliveries, 1, time.Now().Add(300*time.Millisecond))
+			change(t, s)
+			require.Eventually(t, func() bool { return len(inFlight(t, s)) == 0 }, patience, 10*time.Millisecond)
+			require.Empty(t, deliveries)
+		})
+	}
+}
+
+func TestFullQueueTakesNoPostponedCall(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, Config{QueueCalls: 2})
+	deliveries := consume(t, s, 1)
+	enqueue(t, s, "f", 1, 3)
+	d := next(t, deliveries, 1)
+	require.Equal(t, api.Unavailable, api.CodeOf(s.Postpone(t.Context(), d.Call(), time.Now())))
+	require.Len(t, inFlight(t, s), 2, "it stays where it is")
+}
