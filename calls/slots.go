@@ -208,7 +208,7 @@ func (s *Store) askSlot(ctx context.Context, subject string, c claim) (api.Slot,
 		request.Header, request.Data = nats.Header{assignmentHeader: []string{string(head)}}, c.payload
 	}
 	for {
-		bounded, cancel := context.WithTimeout(ctx, claimTimeout)
+		bounded, cancel := context.WithTimeout(ctx, s.claimTimeout)
 		answer, err := s.nc.RequestMsgWithContext(bounded, request)
 		cancel()
 		if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {

@@ -90,6 +90,8 @@ type Store struct {
 	offers         map[string]Take  // by call; those of this server
 	held           map[string]*held // by the record's subject
 
+	claimTimeout time.Duration // the constant, but in tests
+
 	slotsMu  sync.Mutex
 	slots    map[string]*freeSlots // by subject; those of this server
 	watchers map[*slotWatcher]bool // of a server that is alone
@@ -116,17 +118,19 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 
 func newStore(cfg Config) *Store {
 	s := &Store{
-		cfg:      cfg,
-		log:      cfg.Logger.With("component", "calls"),
-		id:       uuid.NewString(),
-		states:   newStates(),
-		streams:  map[string]*anchored{},
-		waiters:  map[string]map[chan struct{}]struct{}{},
-		offers:   map[string]Take{},
-		held:     map[string]*held{},
-		slots:    map[string]*freeSlots{},
-		watchers: map[*slotWatcher]bool{},
-		ready:    readiness{seen: map[string]time.Time{}, waiting: map[string][]chan struct{}{}},
+		cfg:     cfg,
+		log:     cfg.Logger.With("component", "calls"),
+		id:      uuid.NewString(),
+		states:  newStates(),
+		streams: map[string]*anchored{},
+		waiters: map[string]map[chan struct{}]struct{}{},
+		offers:  map[string]Take{},
+		held:    map[string]*held{},
+		slots:   map[string]*freeSlots{},
+
+		claimTimeout: claimTimeout,
+		watchers:     map[*slotWatcher]bool{},
+		ready:        readiness{seen: map[string]time.Time{}, waiting: map[string][]chan struct{}{}},
 
 		followers: map[string]*follower{},
 	}

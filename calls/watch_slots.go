@@ -180,7 +180,7 @@ func (s *Store) SlotCounts(ctx context.Context, function string) (api.SlotCounts
 		}
 		return api.SlotCounts{}, api.Errorf(api.NotFound, "no server keeps slots now")
 	}
-	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.claimTimeout)
 	defer cancel()
 	m, err := s.nc.RequestWithContext(ctx, slotCounts, []byte(function))
 	if errors.Is(err, nats.ErrNoResponders) {
