@@ -13,13 +13,16 @@ func (c *Client) Draining(ctx context.Context) (map[string]bool, error) {
 	q, cancel := c.query(ctx)
 	defer cancel()
 	q.AllowStale = true
-	q.Filter = "Drain == true"
+	q.Filter = fmt.Sprintf("SchedulingEligibility == %q", nomad.NodeSchedulingIneligible) // as all are that are being drained
 	nodes, _, err := c.nomad.Nodes().List(q)
 	if err != nil {
 		return nil, asked(err, "listing the nodes that are being drained")
 	}
 	draining := map[string]bool{}
 	for _, node := range nodes {
+		if !node.Drain {
+			continue
+		}
 		q.Filter = fmt.Sprintf(`NodeID == %q and (ClientStatus == %q or ClientStatus == %q)`,
 			node.ID, nomad.AllocClientStatusPending, nomad.AllocClientStatusRunning)
 		q.Params = map[string]string{"task_states": "false"}

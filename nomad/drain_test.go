@@ -20,7 +20,7 @@ func TestDraining(t *testing.T) {
 		var answer any
 		switch r.URL.Path {
 		case "/v1/nodes":
-			answer = []*nomad.NodeListStub{{ID: "n1", Drain: true}, {ID: "n2", Drain: true}}
+			answer = []*nomad.NodeListStub{{ID: "n1", Drain: true}, {ID: "n2", Drain: true}, {ID: "ineligible"}}
 		case "/v1/allocations":
 			answer = []*nomad.AllocationListStub{{ID: "a-" + filters[len(filters)-1][11:13]}}
 		}
@@ -32,7 +32,7 @@ func TestDraining(t *testing.T) {
 	draining, err := newClient(t, server.URL).Draining(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, map[string]bool{"a-n1": true, "a-n2": true}, draining)
-	require.Equal(t, []string{"Drain == true", `NodeID == "n1" and (ClientStatus == "pending" or ClientStatus == "running")`}, filters[:2])
+	require.Equal(t, []string{`SchedulingEligibility == "ineligible"`, `NodeID == "n1" and (ClientStatus == "pending" or ClientStatus == "running")`}, filters[:2])
 
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()

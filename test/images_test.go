@@ -252,17 +252,29 @@ func TestInfo(t *testing.T) {
 		require.NoError(t, err)
 		return info.ContainersRunning > 0
 	})
-	var nodes []struct {
-		NodeResources struct {
-			Cpu    struct{ TotalCpuCores int }
-			Memory struct{ MemoryMB int64 }
+	// Tests add nodes, and take them away.
+	eventually(t, "what Nomad says of its ready nodes", func() bool {
+		var nodes []struct {
+			Status, SchedulingEligibility string
+			Drivers                       map[string]struct{ Healthy bool }
+			NodeResources                 struct {
+				Cpu    struct{ TotalCpuCores int }
+				Memory struct{ MemoryMB int64 }
+			}
 		}
-	}
-	dev.nomadGet(t, "/v1/nodes?resources=true", &nodes)
-	require.Len(t, nodes, 1)
-	require.Equal(t, 1, info.Nodes)
-	require.Equal(t, nodes[0].NodeResources.Cpu.TotalCpuCores, info.NCPU)
-	require.Equal(t, nodes[0].NodeResources.Memory.MemoryMB<<20, info.MemTotal)
+		dev.nomadGet(t, "/v1/nodes?resources=true", &nodes)
+		var want api.Info
+		for _, n := range nodes {
+			if n.Status == "ready" && n.SchedulingEligibility == "eligible" && n.Drivers["docker"].Healthy {
+				want.Nodes++
+				want.NCPU += n.NodeResources.Cpu.TotalCpuCores
+				want.MemTotal += n.NodeResources.Memory.MemoryMB << 20
+			}
+		}
+		now, err := dev.Info(t.Context())
+		require.NoError(t, err)
+		return want.Nodes > 0 && now.Nodes == want.Nodes && now.NCPU == want.NCPU && now.MemTotal == want.MemTotal
+	})
 	require.GreaterOrEqual(t, info.Containers, info.ContainersRunning)
 	require.GreaterOrEqual(t, info.Images, len(images))
 	require.Positive(t, info.Functions)

@@ -31,9 +31,12 @@ func (s *stack) nomadDo(t *testing.T, method, path string, body, v any) {
 // hostVolume makes a volume on dev's node until the test ends.
 func hostVolume(t *testing.T, name string) {
 	t.Helper()
+	// Tests add nodes to dev, and take them away.
+	var self struct{ Stats map[string]map[string]string }
+	dev.nomadGet(t, "/v1/agent/self", &self)
 	var made struct{ Volume struct{ ID string } }
 	dev.nomadDo(t, http.MethodPut, "/v1/volume/host/create", map[string]any{"Volume": map[string]any{
-		"Name": name, "PluginID": "mkdir", "RequestedCapabilities": []any{map[string]string{"AccessMode": "single-node-writer", "AttachmentMode": "file-system"}},
+		"Name": name, "NodeID": self.Stats["client"]["node_id"], "PluginID": "mkdir", "RequestedCapabilities": []any{map[string]string{"AccessMode": "single-node-writer", "AttachmentMode": "file-system"}},
 	}}, &made)
 	t.Cleanup(func() {
 		req, err := http.NewRequest(http.MethodDelete, dev.nomad+"/v1/volume/host/"+made.Volume.ID+"/delete", nil)

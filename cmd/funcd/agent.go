@@ -368,6 +368,7 @@ func (s *server) stop(log *slog.Logger, finish time.Duration) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), finish+stopTime)
 	defer cancel()
+	defer s.hangUp(errStopping) // also the connections that were upgraded, of which Shutdown knows nothing
 	if finish == 0 {
 		s.hangUp(errStopping)
 	}
