@@ -118,5 +118,6 @@ func TestCallThatWaitsTooLongExpires(t *testing.T) {
 	require.Equal(t, http.StatusInternalServerError, out.status)
 	require.Equal(t, "expired in the queue: it has waited for 2s\n", out.body)
 	require.Empty(t, f.children(t))
-	require.Equal(t, "HelloWorld\n", f.sync(t, "").body, "one that need not wait")
+	patient := own.create(t, label(program("funcd/hello"), "funcd.warm", "0", "funcd.maxage", "1h"))
+	require.Equal(t, "HelloWorld\n", patient.sync(t, "").body, "one that need not wait so long")
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -212,6 +213,8 @@ size "s4" {
 	}
 	inspect := func(f *function, format string) string {
 		call := f.call(t, "")
+		// A whole core is free only when the containers of other tests leave one.
+		require.Eventually(t, func() bool { return f.output(t, call).status == http.StatusCreated }, 5*time.Minute, 200*time.Millisecond)
 		f.eventsOf(t, call, api.Running)
 		defer func() {
 			require.Equal(t, http.StatusNoContent, f.cancel(t, call).status)
