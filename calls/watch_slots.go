@@ -33,7 +33,7 @@ func (s *Store) tell(subject string, v any) {
 		s.slotsMu.Lock()
 		defer s.slotsMu.Unlock()
 		for w := range s.watchers {
-			w.tell(subject, v)
+			w.tell(v)
 		}
 		return
 	}
@@ -55,20 +55,15 @@ type slotWatcher struct {
 
 	// What a server that is alone tells itself.
 	mu    sync.Mutex
-	words []word
+	words []any         // an api.Slot is free, an api.Use has begun, nil is pressure
 	more  chan struct{} // of room for one: there are words
 }
 
-type word struct {
-	subject string
-	v       any
-}
-
 // tell never blocks.
-func (w *slotWatcher) tell(subject string, v any) {
+func (w *slotWatcher) tell(v any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.words = append(w.words, word{subject, v})
+	w.words = append(w.words, v)
 	select {
 	case w.more <- struct{}{}:
 	default:
@@ -91,7 +86,7 @@ func (w *slotWatcher) listen(ctx context.Context) {
 			if ctx.Err() != nil {
 				return
 			}
-			switch v := word.v.(type) {
+			switch v := word.(type) {
 			case api.Slot:
 				w.ready(v)
 			case api.Use:
