@@ -227,7 +227,7 @@ func (f *function) allocationOf(t *testing.T, call string) allocation {
 	child := f.childOf(t, call)
 	var list []allocation
 	eventually(t, "an allocation for the call", func() bool {
-		dev.nomadGet(t, jobOf(child.ID)+"/allocations", &list)
+		f.on.nomadGet(t, jobOf(child.ID)+"/allocations", &list)
 		return len(list) > 0
 	})
 	return list[0]

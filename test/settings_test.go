@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -183,11 +182,9 @@ func TestPoliciesOfAccounts(t *testing.T) {
 // A size is what the operator makes of it: whole cores, memory beyond what is reserved, nodes of its own.
 func TestSettingContainerSizeIsConfigured(t *testing.T) {
 	t.Parallel()
-	dev.nomadDo(t, http.MethodPut, "/v1/operator/scheduler/configuration", map[string]any{
-		"SchedulerAlgorithm": "binpack", "MemoryOversubscriptionEnabled": true, "PreemptionConfig": map[string]bool{},
-	}, nil)
-	o := beside("sizes")
-	o.config += `size "s2" {
+	// On a Nomad of its own: a whole core is free only where no slot of another funcd waits.
+	own := startOwn(t, "sizes", options{config: `
+size "s2" {
   cores  = 1
   memory = 64
 }
@@ -201,8 +198,10 @@ size "s4" {
   memory    = 64
   node_pool = "nowhere"
 }
-`
-	own := startOwn(t, "sizes", o)
+`})
+	own.nomadDo(t, http.MethodPut, "/v1/operator/scheduler/configuration", map[string]any{
+		"SchedulerAlgorithm": "binpack", "MemoryOversubscriptionEnabled": true, "PreemptionConfig": map[string]bool{},
+	}, nil)
 	sized := func(size string, cmd ...string) *function {
 		f := cold(program("funcd-test/probe", cmd...))
 		f.ContainerSize = size
@@ -213,8 +212,6 @@ size "s4" {
 	}
 	inspect := func(f *function, format string) string {
 		call := f.call(t, "")
-		// A whole core is free only when the containers of other tests leave one.
-		require.Eventually(t, func() bool { return f.output(t, call).status == http.StatusCreated }, 5*time.Minute, 200*time.Millisecond)
 		f.eventsOf(t, call, api.Running)
 		defer func() {
 			require.Equal(t, http.StatusNoContent, f.cancel(t, call).status)
