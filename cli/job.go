@@ -21,6 +21,7 @@ func (a *app) jobCommand() *cobra.Command {
 		Long: `job prints the Nomad job that calls of a function are dispatches of: as JSON, as nomad job inspect does, or as a job file. It holds neither the
 function's UUID nor its environment.`,
 		Example: `  funcd job helloworld
+  funcd job helloworld | nomad job validate -json -
   funcd job --hcl helloworld | nomad job validate -`,
 		Args:              needs(cobra.ExactArgs(1), "one NAME"),
 		ValidArgsFunction: a.completeNames(1),

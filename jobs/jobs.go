@@ -166,6 +166,13 @@ func (o *Options) Validate() error {
 	return nil
 }
 
+// region leaves the job's region to the server that gets it where none is configured: an empty one is refused as missing.
+func (o *Options) region(job *nomad.Job) {
+	if o.Region == "" {
+		job.Region = nil
+	}
+}
+
 // Render returns the function's job. The error is of code Invalid if the function asks for what can't be had here.
 func Render(d *api.Definition, o Options) (*nomad.Job, error) {
 	size, ok := o.Sizes[d.Function.ContainerSize]
@@ -176,6 +183,7 @@ func Render(d *api.Definition, o Options) (*nomad.Job, error) {
 		return nil, api.Errorf(api.Invalid, "HostConfig.NetworkMode: none can't be had here, as containers reach funcd over their network (runner mode http)")
 	}
 	job := nomad.NewBatchJob(ID(d.Account, d.Function.Name), ID(d.Account, d.Function.Name), o.Region, o.Priority)
+	o.region(job)
 	if o.Namespace != "" {
 		job.Namespace = &o.Namespace
 	}

@@ -146,6 +146,19 @@ func TestJobIsRunOnce(t *testing.T) {
 	require.Equal(t, "func-default-a", *job.ID)
 }
 
+// An empty region is one that Nomad misses; where there is none, it gives its own.
+func TestRegionIsLeftToNomad(t *testing.T) {
+	t.Parallel()
+	o := testOptions()
+	o.Region = ""
+	job, err := Render(definition(t, `{"Name":"a","Config":{"Image":"ubuntu"}}`), o)
+	require.NoError(t, err)
+	require.Nil(t, job.Region)
+	pull, err := RenderPull("funcd-pull-1", &api.ImagePull{Account: "default", Ref: "a"}, o)
+	require.NoError(t, err)
+	require.Nil(t, pull.Region)
+}
+
 func TestRenderIsPure(t *testing.T) {
 	t.Parallel()
 	o := testOptions()

@@ -40,6 +40,7 @@ func LoginPath(job string) (string, error) {
 // driver's own pull is what counts.
 func RenderPull(id string, p *api.ImagePull, o Options) (*nomad.Job, error) {
 	job := nomad.NewSysbatchJob(id, id, o.Region, o.Priority)
+	o.region(job)
 	if o.Namespace != "" {
 		job.Namespace = &o.Namespace
 	}
