@@ -1,14 +1,22 @@
 # The configuration of `funcd agent --config FILE`. Every setting is shown with its default; those that are commented out have none, or come
 # from somewhere else. An unknown key is an error.
 
-# Where the API listens. Clients' requests are not encrypted: keep it on a private network, or behind a proxy that speaks TLS.
+# Where the API listens. Clients' requests are not encrypted: keep it on a private network. "" for nowhere, where there is an https block.
 http = "127.0.0.1:3862"
+
+# Where the API listens with TLS, 1.2 or later. The certificate, with those that lead to its authority's behind it, and its key are files in PEM, which are
+# looked at every 2 s: new ones are for new connections, and a pair that can't be used leaves the one before. Default: nowhere.
+# https {
+#   address   = "0.0.0.0:3864"
+#   cert_file = "/etc/funcd/tls.crt"
+#   key_file  = "/etc/funcd/tls.key"
+# }
 
 # Where GET /metrics is served, for Prometheus: funcd_calls by state, and the process's memory, goroutines and so on. Whoever can connect may read
 # them. Default: nowhere.
 # metrics = "127.0.0.1:3863"
 
-# Where clients reach the API, for the links on the functions' pages in Nomad's UI. Default: http:// and what is above.
+# Where clients reach the API, for the links on the functions' pages in Nomad's UI. Default: http:// or, where it is not, https:// and what is above.
 # api_address = "https://funcd.example"
 
 # funcd's own files: the queue, records, logs and outputs of calls (jetstream/), and the runner for containers (runner/). One directory
@@ -39,6 +47,9 @@ limits {
 
   # In which a request's body must have come.
   body_time = "1m"
+
+  # In which 64 KiB of an answer must be taken: who asks and does not read is hung up on. An answer itself may take as long as it likes.
+  write_time = "1m"
 
   # How long the calls of a server that is not heard of stay with it, before another one takes them over. With the embedded store there is
   # no other: a server that starts takes up its own calls at once.
@@ -91,6 +102,10 @@ runner {
 
   # mode "http": where containers reach this server.
   # address = "http://10.0.0.5:3862"
+
+  # mode "http" with an address of https://: the certificates that the runner trusts, in PEM, as few images have any. They are in the functions' jobs. The
+  # clients download without, as they know the checksum.
+  # ca_file = "/etc/funcd/ca.pem"
 
   # The program. Default: funcd-runner beside the funcd program.
   # path = "/usr/local/lib/funcd/funcd-runner"

@@ -29,6 +29,7 @@ type Service struct {
 	Tags    []string
 	// CheckURL is what the agent requests; a status of 2xx is healthy. Until its first check a service is not.
 	CheckURL      string
+	CheckInsecure bool          // any certificate is trusted
 	CheckInterval time.Duration // default: DefaultCheckInterval
 }
 
@@ -42,6 +43,7 @@ func (c *Client) Register(ctx context.Context, s Service) error {
 		Tags:    s.Tags,
 		Check: &consul.AgentServiceCheck{
 			HTTP:                           s.CheckURL,
+			TLSSkipVerify:                  s.CheckInsecure,
 			Interval:                       cmp.Or(s.CheckInterval, DefaultCheckInterval).String(),
 			DeregisterCriticalServiceAfter: DeregisterAfter.String(),
 		},

@@ -75,6 +75,8 @@ type Runner struct {
 	// URL is where containers reach funcd. The runner is downloaded from it and must have ArchiveSHA256, in hex.
 	URL           string
 	ArchiveSHA256 string
+	// CACert is what the runner trusts for an https URL, in PEM. Images need not have certificates of their own.
+	CACert string
 }
 
 // The names in SocketDir, and where it is in the container.
@@ -271,11 +273,18 @@ func task(d *api.Definition, size Size, o Options) *nomad.Task {
 			GetterOptions: map[string]string{"checksum": "sha256:" + o.Runner.ArchiveSHA256},
 			RelativeDest:  new("local/funcd"),
 		}}
+		if o.Runner.CACert != "" {
+			// The client, which need not trust it, has the checksum.
+			task.Artifacts[0].GetterInsecure = new(true)
+		}
 		runner = "/local/funcd/" + RunnerFile
 	}
 	config["entrypoint"] = []string{runner}
 	task.Config = config
 	task.Env = map[string]string{"FUNCD_ADDRESS": address}
+	if o.Runner.CACert != "" {
+		task.Env["FUNCD_CA"] = o.Runner.CACert
+	}
 	task.Identities = []*nomad.WorkloadIdentity{{
 		Name:     api.RunnerIdentity,
 		Audience: []string{api.RunnerIdentity},

@@ -29,6 +29,7 @@ type goldenCase struct {
 	Volumes []api.Volume    // what VolumesFrom stands for
 	Options struct {
 		URL            string
+		CACert         string
 		Namespace      string
 		NodePool       string
 		PidsLimit      int
@@ -77,7 +78,7 @@ func TestGolden(t *testing.T) {
 			require.NoError(t, json.Unmarshal(text, &c))
 			o := testOptions()
 			if c.Options.URL != "" {
-				o.Runner = Runner{URL: c.Options.URL, ArchiveSHA256: testSum}
+				o.Runner = Runner{URL: c.Options.URL, ArchiveSHA256: testSum, CACert: c.Options.CACert}
 			}
 			o.Namespace, o.NodePool = c.Options.Namespace, c.Options.NodePool
 			o.HostNetwork, o.Cluster, o.Login = c.Options.HostNetwork, c.Options.Cluster, c.Options.Login

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -43,6 +45,12 @@ func newLink(cfg Config) (*link, error) {
 		}
 	} else if !strings.HasPrefix(cfg.Address, "http://") && !strings.HasPrefix(cfg.Address, "https://") {
 		return nil, fmt.Errorf("%s=%q must begin with unix://, http:// or https://", AddressVariable, cfg.Address)
+	}
+	if cfg.CA != "" {
+		transport.TLSClientConfig = &tls.Config{RootCAs: x509.NewCertPool()}
+		if !transport.TLSClientConfig.RootCAs.AppendCertsFromPEM([]byte(cfg.CA)) {
+			return nil, fmt.Errorf("%s holds no certificate in PEM", CAVariable)
+		}
 	}
 	l.client = &http.Client{Transport: transport}
 	return l, nil

@@ -296,6 +296,7 @@ func TestFromEnv(t *testing.T) {
 		"a call":                 {append(slices.Clone(whole), "NOMAD_META_call=x"), with(func(c *Config) { c.Call = "x" })},
 		"another's meta":         {append(slices.Clone(whole), "NOMAD_META_CALL=x"), &base},
 		"a patience":             {append(slices.Clone(whole), "FUNCD_PATIENCE=90s"), with(func(c *Config) { c.Patience = 90 * time.Second })},
+		"what it trusts":         {append(slices.Clone(whole), "FUNCD_CA=PEM"), with(func(c *Config) { c.CA = "PEM" })},
 		"a stop signal":          {append(slices.Clone(whole), "FUNCD_STOP=15=37"), with(func(c *Config) { c.Stop, c.StopAs = 15, 37 })},
 		"a wrong stop signal":    {append(slices.Clone(whole), "FUNCD_STOP=SIGTERM"), nil},
 		"volumes":                {append(slices.Clone(whole), `FUNCD_KEEP=["/data","/a b"]`), with(func(c *Config) { c.Keep = []string{"/data", "/a b"} })},

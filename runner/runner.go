@@ -22,7 +22,8 @@ import (
 
 // Config is what a runner needs. All of it comes from the environment of its container, see FromEnv.
 type Config struct {
-	Address string // funcd's: unix:///path or http://host:port
+	Address string // funcd's: unix:///path, http://host:port or https://host:port
+	CA      string // the certificates that are trusted for https, in PEM; the image's if empty
 	Token   string // the Nomad identity token of the allocation
 	Call    string // the call that the container was started for; empty if it was started ahead of any
 	// What the container was started as, for one that waits for calls.
@@ -44,6 +45,7 @@ const DefaultPatience = 10 * time.Minute
 // The environment variables of a runner. None of them reaches the function's process, nor does any other that Nomad sets.
 const (
 	AddressVariable  = "FUNCD_ADDRESS"
+	CAVariable       = "FUNCD_CA" // in PEM
 	PatienceVariable = "FUNCD_PATIENCE"
 	KeepVariable     = "FUNCD_KEEP" // a JSON array
 	StopVariable     = "FUNCD_STOP" // "15=34"
@@ -62,6 +64,8 @@ func FromEnv(environ []string) (Config, error) {
 		switch name {
 		case AddressVariable:
 			c.Address = value
+		case CAVariable:
+			c.CA = value
 		case tokenVariable:
 			c.Token = value
 		case callVariable:

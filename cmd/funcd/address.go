@@ -4,11 +4,15 @@ import "strings"
 
 // apiAddress is where clients reach the API, as far as that is known before the server listens.
 func (c config) apiAddress() string {
+	scheme, address := "http://", c.HTTP
+	if address == "" && c.HTTPS != nil {
+		scheme, address = "https://", c.HTTPS.Address
+	}
 	switch {
 	case c.Address != "":
 		return c.Address
-	case strings.HasSuffix(c.HTTP, ":0"):
+	case strings.HasSuffix(address, ":0"):
 		return "" // any port that is free
 	}
-	return "http://" + c.HTTP
+	return scheme + address
 }

@@ -3,12 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
@@ -63,7 +59,7 @@ requests without a signature as those of the account "default". It listens on a 
 	}
 	cmd.Flags().StringVar(&configFile, "config", "", "configuration file, in HCL")
 	cmd.Flags().BoolVar(&dev, "dev", false, "start what is missing of Nomad and Consul, accept unsigned requests on loopback")
-	cmd.Flags().StringVar(&httpAddress, "http", "127.0.0.1:3862", "address of the API, host:port")
+	cmd.Flags().StringVar(&httpAddress, "http", "127.0.0.1:3862", "address of the API, host:port, or nothing for HTTPS alone")
 	cmd.Flags().StringVar(&dataDir, "data-dir", "./funcd-data", "where funcd keeps its files")
 	return cmd
 }
@@ -71,7 +67,7 @@ requests without a signature as those of the account "default". It listens on a 
 // serve runs an agent until ctx ends.
 func serve(ctx context.Context, s *settings, dev bool, getenv func(string) string, log *slog.Logger) error {
 	if dev {
-		if err := checkLoopback(s.HTTP); err != nil {
+		if err := s.checkLoopback(); err != nil {
 			return usageError{err}
 		}
 	}
@@ -104,7 +100,7 @@ func serve(ctx context.Context, s *settings, dev bool, getenv func(string) strin
 	if err := a.Start(ctx); err != nil {
 		return err
 	}
-	log.Info("funcd is serving", "http", a.Addr(), "version", version)
+	log.Info("funcd is serving", append(a.addresses(), "version", version)...)
 	select {
 	case <-ctx.Done():
 		log.Info("funcd is stopping")
@@ -114,28 +110,8 @@ func serve(ctx context.Context, s *settings, dev bool, getenv func(string) strin
 	}
 }
 
-func checkLoopback(address string) error {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return err
-	}
-	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return fmt.Errorf("http: --dev accepts unsigned requests, so %q must be a loopback address", address)
-	}
-	return nil
-}
-
 // The account that --dev takes unsigned requests for.
 const devAccount = "default"
-
-// The bounds of a server's connections. There is none for writing, as a call may be waited for all day.
-const (
-	headerTime = 10 * time.Second
-	idleTime   = 2 * time.Minute
-	maxHeaders = 64 << 10 // bytes; a call's headers travel with it
-	pollTime   = 30 * time.Second
-	stopTime   = 10 * time.Second // for requests that are being answered when the server stops
-)
 
 // agent is the server: all parts joined.
 type agent struct {
@@ -157,9 +133,11 @@ type agent struct {
 	unregister context.CancelFunc // takes the server out of Consul's catalog
 	running    sync.WaitGroup
 	handlers   *httpapi.Server
-	api        *server
-	runners    *server // nil where containers reach the API's listener
-	metrics    *server // nil where nobody wants them
+	// The listeners of the API, either of which may be nil.
+	http, https *server
+	certificate *certificate // of https
+	runners     *server      // nil where containers reach the API's listener
+	metrics     *server      // nil where nobody wants them
 	// beforeRunners is called by Stop before the containers' socket is closed.
 	beforeRunners func()
 	failed        chan error // a server that ended by itself
@@ -168,9 +146,14 @@ type agent struct {
 
 // newAgent joins the parts. It starts nothing.
 func newAgent(s *settings, dev bool, log *slog.Logger) (*agent, error) {
-	a := &agent{settings: s, dev: dev, log: log, failed: make(chan error, 3)}
+	a := &agent{settings: s, dev: dev, log: log, failed: make(chan error, 4)}
 	a.background, a.cancel = context.WithCancel(context.Background())
 	var err error
+	if s.HTTPS != nil {
+		if a.certificate, err = loadCertificate(s.HTTPS.CertFile, s.HTTPS.KeyFile, log); err != nil {
+			return nil, err
+		}
+	}
 	a.consul, err = consul.New(consul.Config{Address: s.Consul.Address, Token: s.Consul.Token, Prefix: s.Consul.Prefix, Logger: log})
 	if err != nil {
 		return nil, err
@@ -275,7 +258,9 @@ func (a *agent) Start(ctx context.Context) error {
 	}
 	registered, unregister := context.WithCancel(a.background)
 	a.unregister = unregister
-	a.running.Go(func() { a.consul.KeepRegistered(registered, a.registration()) })
+	for _, service := range a.registrations() {
+		a.running.Go(func() { a.consul.KeepRegistered(registered, service) })
+	}
 	return nil
 }
 
@@ -309,90 +294,36 @@ func (a *agent) listen(runner *preparedRunner) error {
 	}
 	handlers := httpapi.New(cfg)
 	a.handlers = handlers
-	listener, err := net.Listen("tcp", s.HTTP)
-	if err != nil {
-		return err
-	}
-	a.api = a.serve(listener, handlers.Handler(s.Runner.Mode == runnerHTTP))
-	if s.Metrics != "" {
-		listener, err := net.Listen("tcp", s.Metrics)
+	if s.HTTP != "" {
+		listener, err := listenTCP(s.HTTP)
 		if err != nil {
 			return err
 		}
-		a.metrics = a.serve(listener, metricsHandler(a.store.Totals))
+		a.http = a.serve(bounded{listener, s.writeTime}, handlers.Handler(s.Runner.Mode == runnerHTTP), nil)
+	}
+	if s.HTTPS != nil {
+		listener, err := listenTCP(s.HTTPS.Address)
+		if err != nil {
+			return err
+		}
+		a.https = a.serve(bounded{listener, s.writeTime}, handlers.Handler(s.Runner.Mode == runnerHTTP), a.certificate.config())
+		a.running.Go(func() { every(a.background, certificatePeriod, a.certificate.look) })
+	}
+	if s.Metrics != "" {
+		listener, err := listenTCP(s.Metrics)
+		if err != nil {
+			return err
+		}
+		a.metrics = a.serve(bounded{listener, s.writeTime}, metricsHandler(a.store.Totals), nil)
 	}
 	if s.Runner.Mode == runnerSocket {
 		socket, err := runner.listen()
 		if err != nil {
 			return err
 		}
-		a.runners = a.serve(socket, handlers.RunnerHandler())
+		a.runners = a.serve(bounded{socket, s.writeTime}, handlers.RunnerHandler(), nil)
 	}
 	return nil
-}
-
-// server is a listener's.
-type server struct {
-	http    *http.Server
-	address string
-	hangUp  context.CancelCauseFunc // ends the requests that are being answered
-}
-
-func (a *agent) serve(listener net.Listener, handler http.Handler) *server {
-	requests, hangUp := context.WithCancelCause(context.Background())
-	s := &server{
-		http: &http.Server{
-			Handler:           handler,
-			ReadHeaderTimeout: headerTime,
-			IdleTimeout:       idleTime,
-			MaxHeaderBytes:    maxHeaders,
-			BaseContext:       func(net.Listener) context.Context { return requests },
-			ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
-		},
-		address: listener.Addr().String(),
-		hangUp:  hangUp,
-	}
-	a.running.Go(func() {
-		if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			a.failed <- err
-		}
-	})
-	return s
-}
-
-// stop takes no more requests, and returns when those that have begun are answered. Whoever waits for a call after finish is told to ask
-// another server, or again, and what is not answered stopTime later is cut off.
-func (s *server) stop(log *slog.Logger, finish time.Duration) {
-	if s == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), finish+stopTime)
-	defer cancel()
-	defer s.hangUp(errStopping) // also the connections that were upgraded, of which Shutdown knows nothing
-	if finish == 0 {
-		s.hangUp(errStopping)
-	}
-	defer time.AfterFunc(finish, func() { s.hangUp(errStopping) }).Stop()
-	if err := s.http.Shutdown(ctx); err != nil {
-		log.Warn("requests were cut off", "error", err)
-		_ = s.http.Close()
-	}
-}
-
-// Addr is the address that the API listens on. It is valid after Start.
-func (a *agent) Addr() string { return a.api.address }
-
-// registration is funcd as a Consul service. Its check asks for the process only: a server whose Nomad is away still takes calls.
-func (a *agent) registration() consul.Service {
-	host, port, _ := net.SplitHostPort(a.Addr())
-	number, _ := strconv.Atoi(port)
-	return consul.Service{
-		ID:       a.settings.Consul.Service + "-" + net.JoinHostPort(host, port),
-		Name:     a.settings.Consul.Service,
-		Address:  host,
-		Port:     number,
-		CheckURL: "http://" + a.Addr() + "/healthz",
-	}
 }
 
 // errStopping is why requests end that were still being answered.
@@ -427,7 +358,7 @@ func (a *agent) Stop() {
 // drain takes no more requests and answers those that have begun. Before, so that none comes here that could be answered elsewhere, it tells
 // load balancers and Consul that it is about to stop.
 func (a *agent) drain() {
-	if a.api == nil {
+	if a.http == nil && a.https == nil {
 		return
 	}
 	finish := a.settings.finish
@@ -444,7 +375,11 @@ func (a *agent) drain() {
 		polls := time.AfterFunc(pollGrace, a.handlers.EndPolls)
 		defer polls.Stop()
 	}
-	a.api.stop(a.log, finish)
+	var stopped sync.WaitGroup
+	for _, listener := range []*server{a.http, a.https} {
+		stopped.Go(func() { listener.stop(a.log, finish) })
+	}
+	stopped.Wait()
 }
 
 // pollGrace is how long after a server has begun to close its listener the containers that wait for a call are told to ask again.

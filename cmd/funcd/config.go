@@ -33,6 +33,7 @@ type config struct {
 	LogLevel string `hcl:"log_level,optional"`
 	Quota    int    `hcl:"quota,optional"`
 
+	HTTPS  *httpsConfig  `hcl:"https,block"`
 	Limits *limitsConfig `hcl:"limits,block"`
 	Runner *runnerConfig `hcl:"runner,block"`
 	Consul *consulConfig `hcl:"consul,block"`
@@ -47,6 +48,12 @@ type config struct {
 	Accounts   []accountConfig  `hcl:"account,block"`
 }
 
+type httpsConfig struct {
+	Address  string `hcl:"address"`
+	CertFile string `hcl:"cert_file"`
+	KeyFile  string `hcl:"key_file"`
+}
+
 type limitsConfig struct {
 	Payload       int    `hcl:"payload,optional"`
 	Output        int    `hcl:"output,optional"`
@@ -56,6 +63,7 @@ type limitsConfig struct {
 	StoredOutputs int    `hcl:"stored_outputs,optional"`
 	StoredLogs    int    `hcl:"stored_logs,optional"`
 	BodyTime      string `hcl:"body_time,optional"`
+	WriteTime     string `hcl:"write_time,optional"`
 	CallLease     string `hcl:"call_lease,optional"`
 	Pulls         int    `hcl:"pulls,optional"`
 	PullTime      string `hcl:"pull_time,optional"`
@@ -69,6 +77,7 @@ type runnerConfig struct {
 	Path      string `hcl:"path,optional"`
 	SocketDir string `hcl:"socket_dir,optional"`
 	Address   string `hcl:"address,optional"`
+	CAFile    string `hcl:"ca_file,optional"`
 }
 
 type consulConfig struct {
@@ -158,6 +167,7 @@ func defaultConfig() config {
 			StoredOutputs: calls.DefaultOutputBytes,
 			StoredLogs:    calls.DefaultLogBytes,
 			BodyTime:      "1m",
+			WriteTime:     "1m",
 			CallLease:     calls.DefaultLease.String(),
 			Pulls:         images.DefaultPulls,
 			PullTime:      images.DefaultPullTime.String(),
@@ -212,6 +222,7 @@ type settings struct {
 	config
 	level          slog.Level
 	bodyTime       time.Duration
+	writeTime      time.Duration
 	lease          time.Duration
 	pullTime       time.Duration
 	maxKillTimeout time.Duration
@@ -230,8 +241,11 @@ func (c config) check() (*settings, error) {
 	if err := s.level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		return nil, fmt.Errorf("log_level: %q must be debug, info, warn or error", c.LogLevel)
 	}
-	if _, _, err := net.SplitHostPort(c.HTTP); err != nil {
+	if _, _, err := net.SplitHostPort(c.HTTP); err != nil && c.HTTP != "" {
 		return nil, fmt.Errorf("http: %q must be of the form host:port", c.HTTP)
+	}
+	if err := c.checkHTTPS(); err != nil {
+		return nil, err
 	}
 	if _, _, err := net.SplitHostPort(c.Metrics); err != nil && c.Metrics != "" {
 		return nil, fmt.Errorf("metrics: %q must be of the form host:port", c.Metrics)
@@ -241,6 +255,7 @@ func (c config) check() (*settings, error) {
 		to   *time.Duration
 	}{
 		"limits.body_time":       {c.Limits.BodyTime, &s.bodyTime},
+		"limits.write_time":      {c.Limits.WriteTime, &s.writeTime},
 		"limits.call_lease":      {c.Limits.CallLease, &s.lease},
 		"limits.pull_time":       {c.Limits.PullTime, &s.pullTime},
 		"limits.orphan_time":     {c.Limits.OrphanTime, &s.orphanTime},
@@ -331,6 +346,19 @@ func (r registryConfig) login() images.Login {
 	return images.Login{Registry: r.Host, Account: r.Account, Username: r.Username, Password: r.Password, PasswordFile: r.PasswordFile}
 }
 
+func (c config) checkHTTPS() error {
+	if c.HTTPS == nil {
+		if c.HTTP == "" {
+			return errors.New("http: the server needs an address here, or an https block")
+		}
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(c.HTTPS.Address); err != nil {
+		return fmt.Errorf("https.address: %q must be of the form host:port", c.HTTPS.Address)
+	}
+	return nil
+}
+
 func (s *settings) checkRunner() error {
 	r := s.Runner
 	switch r.Mode {
@@ -344,6 +372,10 @@ func (s *settings) checkRunner() error {
 		}
 		if !strings.HasPrefix(r.Address, "http://") && !strings.HasPrefix(r.Address, "https://") {
 			return fmt.Errorf("runner.address: %q must begin with http:// or https://", r.Address)
+		}
+		// Few images have certificates of their own.
+		if strings.HasPrefix(r.Address, "https://") && r.CAFile == "" {
+			return errors.New("runner.ca_file: is required with an address that begins with https://")
 		}
 	default:
 		return fmt.Errorf("runner.mode: %q must be socket or http", r.Mode)

@@ -54,10 +54,10 @@ func TestThousandsWhoWaitAreCheap(t *testing.T) {
 	handlers := httpapi.New(httpapi.Config{
 		Directory: oneFunction{d: f}, Calls: waits, Logs: store, States: store, MaxBody: mebibyte, BodyTime: time.Minute, Logger: log,
 	})
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := listenTCP("127.0.0.1:0")
 	require.NoError(t, err)
 	a := &agent{log: log, failed: make(chan error, 1)}
-	server := a.serve(listener, handlers.Handler(false))
+	server := a.serve(bounded{listener, time.Minute}, handlers.Handler(false), nil)
 	defer a.running.Wait()
 	defer server.stop(log, 0)
 

@@ -5,12 +5,15 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/funcd/funcd/jobs"
 )
@@ -33,7 +36,18 @@ func prepareRunner(s *settings) (*preparedRunner, error) {
 			return nil, err
 		}
 		sum := sha256.Sum256(archive)
-		return &preparedRunner{archive: archive, job: jobs.Runner{URL: s.Runner.Address, ArchiveSHA256: hex.EncodeToString(sum[:])}}, nil
+		r := &preparedRunner{archive: archive, job: jobs.Runner{URL: s.Runner.Address, ArchiveSHA256: hex.EncodeToString(sum[:])}}
+		if strings.HasPrefix(s.Runner.Address, "https://") {
+			authorities, err := os.ReadFile(s.Runner.CAFile)
+			if err != nil {
+				return nil, fmt.Errorf("runner.ca_file: %w", err)
+			}
+			if !x509.NewCertPool().AppendCertsFromPEM(authorities) {
+				return nil, fmt.Errorf("runner.ca_file: %s holds no certificate in PEM", s.Runner.CAFile)
+			}
+			r.job.CACert = string(authorities)
+		}
+		return r, nil
 	}
 	dir, err := filepath.Abs(s.Runner.SocketDir)
 	if err != nil {

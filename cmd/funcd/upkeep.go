@@ -24,9 +24,6 @@ func (a *agent) keepServing(ctx context.Context) {
 		if err := a.scheduler.LookForDrains(ctx); err != nil {
 			a.log.Debug("nodes that are being drained are not looked for", "error", err)
 		}
-		if err := a.scheduler.LookForDrains(ctx); err != nil {
-			a.log.Debug("nodes that are being drained are not looked for", "error", err)
-		}
 	})
 }
 
