@@ -40,6 +40,7 @@ type Call struct {
 type CallOptions struct {
 	Retries int           `json:",omitempty"` // funcd.retries: how often the call is started again after a failure of the function
 	MaxAge  time.Duration `json:",omitempty"` // funcd.maxage: a call that has waited for so long fails without a start; 0: none does
+	Keep    time.Duration `json:",omitempty"` // funcd.keep: how long the call is shown after its answer was fetched
 }
 
 // Record is what is known of a call. It outlives the container and Nomad's memory of it, until its output has been fetched.
@@ -67,6 +68,9 @@ type Record struct {
 	Code       Code        `json:",omitempty"` // why it failed
 	Message    string      `json:",omitempty"` // why it failed, or why it still waits
 }
+
+// Shown tells whether the call is one for /status: not if its answer was fetched, unless it is kept.
+func (r *Record) Shown() bool { return r.Fetched.IsZero() || r.Options.Keep > 0 }
 
 // Event is one line of /logs.
 type Event struct {

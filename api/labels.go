@@ -27,6 +27,7 @@ const (
 	DefaultReuseMax = 1000
 	MaxReuse        = 1_000_000
 	MaxRetries      = 100
+	MinKeep         = time.Second // what JetStream can keep a message for
 )
 
 // labels reads each label into Extensions. What it says of a wrong value follows "must be".
@@ -54,6 +55,10 @@ var labels = map[string]struct {
 		e.Calls.Retries, ok = number(v, 0, MaxRetries)
 		return ok
 	}, "a number from 0 to 100"},
+	"funcd.keep": {func(e *Extensions, v string) (ok bool) {
+		e.Calls.Keep, ok = duration(v)
+		return ok && e.Calls.Keep >= MinKeep
+	}, `a duration of a second or more, such as "90s" or "24h"`},
 	"funcd.maxage": {func(e *Extensions, v string) (ok bool) {
 		e.Calls.MaxAge, ok = duration(v)
 		return ok

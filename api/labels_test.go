@@ -37,6 +37,7 @@ func TestExtensions(t *testing.T) {
 		"retries":          {map[string]string{"funcd.retries": "3"}, with(func(e *Extensions) { e.Calls.Retries = 3 })},
 		"no retries":       {map[string]string{"funcd.retries": "0"}, with(func(*Extensions) {})},
 		"the most retries": {map[string]string{"funcd.retries": "100"}, with(func(e *Extensions) { e.Calls.Retries = 100 })},
+		"keep":             {map[string]string{"funcd.keep": "24h"}, with(func(e *Extensions) { e.Calls.Keep = 24 * time.Hour })},
 		"an age":           {map[string]string{"funcd.maxage": "1h30m"}, with(func(e *Extensions) { e.Calls.MaxAge = 90 * time.Minute })},
 		"all": {
 			map[string]string{"funcd.warm": "3", "funcd.reuse": "true", "funcd.reuse.max": "7", "funcd.idle": "1m", "tier": "front"},
@@ -65,6 +66,7 @@ func TestWrongExtensionsAreNamed(t *testing.T) {
 		"funcd.idle":      {duration, []string{"", "0", "0s", "-5m", "5", "5 m", "soon"}},
 		"funcd.retries":   {number + "0 to 100", []string{"", "-1", "101", "1.5", "two"}},
 		"funcd.maxage":    {duration, []string{"", "0", "-1s", "5", "soon"}},
+		"funcd.keep":      {"must be a duration of a second or more", []string{"", "0", "-1s", "999ms", "24", "1d", "soon"}},
 		"funcd.cold":      {"is not known", []string{"", "1"}},
 		"funcd.":          {"is not known", []string{"", "1"}},
 		"funcd.Warm":      {"is not known", []string{"1"}},
@@ -80,7 +82,7 @@ func TestWrongExtensionsAreNamed(t *testing.T) {
 		}
 	}
 	_, err := labelled(map[string]string{"funcd.none": ""}).Extensions()
-	require.Contains(t, err.Error(), "funcd.idle, funcd.maxage, funcd.retries, funcd.reuse, funcd.reuse.max, funcd.warm", "what there is")
+	require.Contains(t, err.Error(), "funcd.idle, funcd.keep, funcd.maxage, funcd.retries, funcd.reuse, funcd.reuse.max, funcd.warm", "what there is")
 	for _, long := range []map[string]string{{"funcd." + strings.Repeat("x", 1<<20): ""}, {"funcd.warm": strings.Repeat("9", 1<<20)}} {
 		_, err := labelled(long).Extensions()
 		requireInvalid(t, err, "Config.Labels: ", "funcd.")

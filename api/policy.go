@@ -1,6 +1,9 @@
 package api
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // Policy is what an account's functions may ask for. Operators decide it.
 type Policy struct {
@@ -9,6 +12,8 @@ type Policy struct {
 	FixedPorts          bool // PortBindings with a HostPort, any port's of the node
 	VolumesFrom         bool // the volumes of any job of Nomad's
 	StopSignalSIGKILL   bool // StopSignal SIGKILL, which leaves a function no time to end
+
+	MaxKeep time.Duration // funcd.keep, at most; 0: any
 }
 
 // FullPolicy allows all.
@@ -16,7 +21,8 @@ func FullPolicy() Policy {
 	return Policy{HostNetworking: true, ContainerNetworking: true, FixedPorts: true, VolumesFrom: true, StopSignalSIGKILL: true}
 }
 
-// Check refuses what the policy does not allow, as of an account. The error is of code Forbidden and names the switch, as it is in the configuration.
+// Check refuses what the policy does not allow, as of an account. The error is of code Forbidden and names the switch, as it is in the configuration,
+// or Invalid for a label over its limit.
 func (p Policy) Check(f *Function, account string) error {
 	h := &f.HostConfig
 	for _, rule := range []struct {
@@ -32,6 +38,9 @@ func (p Policy) Check(f *Function, account string) error {
 		if rule.asked && !rule.allowed {
 			return Errorf(Forbidden, "%s is not allowed for the account %s (%s)", rule.what, account, rule.name)
 		}
+	}
+	if e, err := f.Extensions(); err == nil && p.MaxKeep > 0 && e.Calls.Keep > p.MaxKeep {
+		return Errorf(Invalid, "Config.Labels: funcd.keep: %q must be at most %s", f.Config.Labels["funcd.keep"], p.MaxKeep)
 	}
 	return nil
 }

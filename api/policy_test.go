@@ -2,6 +2,7 @@ package api
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -41,4 +42,16 @@ func TestPolicy(t *testing.T) {
 			require.EqualError(t, err, c.want)
 		})
 	}
+}
+
+func TestPolicyOfKeptCalls(t *testing.T) {
+	t.Parallel()
+	p := FullPolicy()
+	day := labelled(map[string]string{"funcd.keep": "24h"})
+	require.NoError(t, p.Check(day, "team"), "without a limit")
+	p.MaxKeep = 24 * time.Hour
+	require.NoError(t, p.Check(day, "team"))
+	err := p.Check(labelled(map[string]string{"funcd.keep": "24h1s"}), "team")
+	require.Equal(t, Invalid, CodeOf(err))
+	require.EqualError(t, err, `Config.Labels: funcd.keep: "24h1s" must be at most 24h0m0s`)
 }

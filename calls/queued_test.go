@@ -23,7 +23,7 @@ func BenchmarkQueued(b *testing.B) {
 		b.Run(fmt.Sprintf("of %d bytes", size), func(b *testing.B) {
 			for b.Loop() {
 				cfg := Config{Dir: b.TempDir(), Logger: slog.New(slog.DiscardHandler)}
-				before := heap()
+				before := heapInUse()
 				s, stop := openQueue(b, cfg)
 				began := time.Now()
 				var next atomic.Int64
@@ -39,14 +39,14 @@ func BenchmarkQueued(b *testing.B) {
 				}
 				working.Wait()
 				b.ReportMetric(queued/time.Since(began).Seconds(), "accepted/s")
-				b.ReportMetric(float64(heap()-before)/1e6, "MB/queued")
+				b.ReportMetric(float64(heapInUse()-before)/1e6, "MB/queued")
 				stop()
 				s.Close()
 
 				began = time.Now()
 				s, stop = openQueue(b, cfg)
 				b.ReportMetric(float64(time.Since(began).Milliseconds()), "ms/reopened")
-				b.ReportMetric(float64(heap()-before)/1e6, "MB/reopened")
+				b.ReportMetric(float64(heapInUse()-before)/1e6, "MB/reopened")
 				stop()
 				s.Close()
 			}
@@ -76,8 +76,8 @@ func submit(b *testing.B, s *Store, payload []byte) error {
 	return s.Enqueue(b.Context(), call)
 }
 
-// heap is the memory in use after a collection, in bytes.
-func heap() int64 {
+// heapInUse is the memory in use after a collection, in bytes.
+func heapInUse() int64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)

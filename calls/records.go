@@ -51,7 +51,7 @@ func (s *Store) Record(ctx context.Context, function, call string) (api.Record, 
 }
 
 // FunctionOf returns the internal id and the name of the function that a call of the account belongs to: one that waits, runs, or has ended and
-// was not fetched. The error is of code NotFound for any other call, also if another account has it.
+// was not fetched, or is kept. The error is of code NotFound for any other call, also if another account has it.
 func (s *Store) FunctionOf(ctx context.Context, account, call string) (function, name string, err error) {
 	if err := checkIDs(account, call); err != nil {
 		return "", "", err
@@ -85,7 +85,7 @@ func (s *Store) functionOfRecord(ctx context.Context, account, call string) (fun
 	if err := json.Unmarshal(msg.Data, &rec); err != nil {
 		return "", "", err
 	}
-	if rec.Account != account || !rec.Fetched.IsZero() {
+	if rec.Account != account || !rec.Shown() {
 		return "", "", jetstream.ErrMsgNotFound
 	}
 	return rec.Function, rec.Name, nil
@@ -146,19 +146,30 @@ func (s *Store) storeRecord(ctx context.Context, rec api.Record, version uint64)
 // in which it was taken out, and whoever gets it must find that it has ended.
 const cancelledTime = time.Minute
 
-// Forget removes an ended call: its record, its output, and what may be left of it in the queue after a crash, which would run it again.
+// Forget removes an ended call: its record, its output, and what may be left of it in the queue after a crash, which would run it again. The record
+// of one that is kept is marked as fetched instead, and removed when its time has passed or the function has too many.
 func (s *Store) Forget(ctx context.Context, rec api.Record) error {
+	rec.Fetched = time.Now()
 	if err := s.forget(ctx, rec); err != nil {
 		return err
 	}
-	s.changed(change{Kind: callGone, Function: rec.Function, Call: rec.CallID})
-	return nil
+	if rec.Options.Keep == 0 {
+		s.changed(change{Kind: callGone, Function: rec.Function, Call: rec.CallID})
+		return nil
+	}
+	s.changed(change{Kind: callRecorded, Function: rec.Function, Call: rec.CallID, State: rec.State, Accepted: micros(rec.Accepted), Until: micros(keptUntil(&rec))})
+	return s.dropKept(ctx, rec.Function)
 }
 
 func (s *Store) forget(ctx context.Context, rec api.Record) error {
 	if h := s.holding(rec.Function, rec.CallID); h != nil && !h.over && rec.Code != api.Cancelled {
+		defer h.mu.Unlock()
+		if rec.Options.Keep > 0 {
+			if err := s.keepFetched(ctx, rec); err != nil {
+				return err
+			}
+		}
 		h.over, h.output = true, nil
-		h.mu.Unlock()
 		s.unhold(recordSubject(rec.Function, rec.CallID))
 		return nil
 	} else if h != nil {
@@ -174,31 +185,17 @@ func (s *Store) forget(ctx context.Context, rec api.Record) error {
 	if err := s.takeOut(ctx, rec.Account, rec.Function, rec.CallID, subjects...); err != nil {
 		return err
 	}
-	if rec.Code == api.Cancelled {
-		if err := s.removeOutput(ctx, rec.Function, rec.CallID); err != nil { // of a report that the cancellation has overtaken
+	if rec.Code == api.Cancelled || rec.Options.Keep > 0 {
+		if err := s.keepFetched(ctx, rec); err != nil {
 			return err
 		}
-		return s.keepFetched(ctx, rec, cancelledTime)
+		return s.removeOutput(ctx, rec.Function, rec.CallID) // also of a report that the cancellation has overtaken
 	}
 	if err := s.records.Purge(ctx, jetstream.WithPurgeSubject(recordSubject(rec.Function, rec.CallID))); err != nil {
 		return unavailable(err)
 	}
 	if rec.State == api.Finished {
 		return s.removeOutput(ctx, rec.Function, rec.CallID)
-	}
-	return nil
-}
-
-// keepFetched keeps the record of a call whose answer was fetched for some time.
-func (s *Store) keepFetched(ctx context.Context, rec api.Record, keep time.Duration) error {
-	rec.Fetched = time.Now()
-	data, err := json.Marshal(rec)
-	if err != nil {
-		return err
-	}
-	if _, err := s.js.Publish(ctx, recordSubject(rec.Function, rec.CallID), data, untilLeader, leaderPause, jetstream.WithExpectStream(recordsStream),
-		jetstream.WithMsgTTL(keep)); err != nil {
-		return unavailable(err)
 	}
 	return nil
 }

@@ -37,6 +37,9 @@ type stateTable struct {
 type functionCalls struct {
 	counts [len(stateNames)]int
 	calls  map[uuid.UUID]callState
+
+	kept      keptCalls // those that are removed by themselves
+	keptCalls int       // how many of calls are kept
 }
 
 // callState is where one call stands. It is there while the call is in the queue or has a record.
@@ -44,6 +47,7 @@ type callState struct {
 	accepted         int64 // Unix time in µs; 0 while it is not known
 	state            uint8 // index of stateNames
 	queued, recorded bool
+	kept             bool // it was fetched, and is in functionCalls.kept
 }
 
 var stateNames = [...]api.State{api.Pending, api.Running, api.Finished, api.Failed}
@@ -64,6 +68,7 @@ type change struct {
 	Call     string    `json:",omitempty"`
 	State    api.State `json:",omitempty"`
 	Accepted int64     `json:",omitempty"` // Unix time in µs
+	Until    int64     `json:",omitempty"` // Unix time in µs at which a recorded call that was fetched is removed
 	By       string    `json:",omitempty"` // the server that tells of it
 }
 
@@ -101,7 +106,7 @@ func (s *states) found(t *stateTable, c change) {
 	if gone || dropped || c.Kind == callRecorded && known.recorded || c.Kind == callQueued && (known.queued || left) {
 		return
 	}
-	t.set(c.Function, call, known.with(c))
+	t.change(c, call, known)
 }
 
 func (s *states) end(t *stateTable) {
@@ -161,8 +166,16 @@ func (t *stateTable) apply(c change, call uuid.UUID) (news bool) {
 		// A call is queued before anything else. What is told of one that is not there comes late: its record was removed meanwhile.
 		return false
 	}
+	return t.change(c, call, known)
+}
+
+// change is what apply and found have found to be done.
+func (t *stateTable) change(c change, call uuid.UUID, known callState) (news bool) {
 	state := known.with(c)
 	t.set(c.Function, call, state)
+	if state.kept && !known.kept {
+		t.keep(c.Function, call, c.Until)
+	}
 	return state != known
 }
 
@@ -176,6 +189,7 @@ func (s callState) with(c change) callState {
 		if !s.recorded || !stateNames[s.state].Ended() {
 			s.recorded, s.state = true, uint8(max(slices.Index(stateNames[:], c.State), 0))
 		}
+		s.kept = s.kept || c.Until != 0
 	case callLeft:
 		s.queued = false
 	case callGone:
@@ -193,11 +207,17 @@ func (t *stateTable) set(function string, call uuid.UUID, to callState) {
 	}
 	if was, ok := f.calls[call]; ok {
 		f.counts[was.state]--
+		if was.kept {
+			f.keptCalls--
+		}
 		delete(f.calls, call)
 	}
 	if to.queued || to.recorded {
 		f.calls[call] = to
 		f.counts[to.state]++
+		if to.kept {
+			f.keptCalls++
+		}
 	}
 	if len(f.calls) == 0 {
 		delete(t.functions, function) // with its map, which does not shrink
@@ -208,6 +228,7 @@ func (t *stateTable) set(function string, call uuid.UUID, to callState) {
 func (s *states) status(function string) api.Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.now.expire(function, time.Now())
 	f := s.now.functions[function]
 	if f == nil {
 		return api.Status{}
@@ -222,7 +243,9 @@ func (s *states) totals() (total api.Status, read bool) {
 	if s.now == nil {
 		return api.Status{}, false
 	}
-	for _, f := range s.now.functions {
+	now := time.Now()
+	for name, f := range s.now.functions {
+		s.now.expire(name, now)
 		total.Total += len(f.calls)
 		total.Pending += f.counts[0]
 		total.Running += f.counts[1]

@@ -100,7 +100,7 @@ func (s *Store) readStates(ctx context.Context) error {
 	table := s.states.begin()
 	err := s.eachRecord(ctx, recordSubject("*", "*"), func(rec *api.Record, _ uint64) error {
 		s.states.found(table, change{
-			Kind: callRecorded, Function: rec.Function, Call: rec.CallID, State: rec.State, Accepted: micros(rec.Accepted),
+			Kind: callRecorded, Function: rec.Function, Call: rec.CallID, State: rec.State, Accepted: micros(rec.Accepted), Until: micros(keptUntil(rec)),
 		})
 		return nil
 	})
@@ -171,7 +171,7 @@ func (s *Store) eachRecord(ctx context.Context, subjects string, yield func(rec 
 			if err := json.Unmarshal(msg.Data(), &rec); err != nil {
 				return fmt.Errorf("the record in %s can't be read: %w", msg.Subject(), err)
 			}
-			if !rec.Fetched.IsZero() { // the call is no more for those who call
+			if !rec.Shown() { // the call is no more for those who call
 				continue
 			}
 			if err := yield(&rec, meta.Sequence.Stream); err != nil {
@@ -273,5 +273,19 @@ func (s *Store) Calls(ctx context.Context, function, account string, yield func(
 }
 
 func statusOf(rec *api.Record) api.CallStatus {
-	return api.CallStatus{CallID: rec.CallID, Created: api.Timestamp{Time: rec.Accepted}, Status: rec.State, Message: rec.Message}
+	status := api.CallStatus{CallID: rec.CallID, Created: api.Timestamp{Time: rec.Accepted}, Status: rec.State, Message: rec.Message}
+	if rec.State.Ended() {
+		status.Started, status.Ended, status.Fetched = timestamp(rec.Started), timestamp(rec.Ended), timestamp(rec.Fetched)
+		if rec.State == api.Finished || rec.ExitCode != 0 { // else it is not known
+			status.ExitCode = &rec.ExitCode
+		}
+	}
+	return status
+}
+
+func timestamp(t time.Time) *api.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return &api.Timestamp{Time: t}
 }

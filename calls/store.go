@@ -44,6 +44,8 @@ type Config struct {
 	// OutputBytes and LogBytes are what is kept for each function, the oldest dropped first. Default 50 MiB each.
 	OutputBytes int64
 	LogBytes    int64
+	// KeptCalls is how many calls of each function are kept after they were fetched, of those that ask for it. Default 10,000.
+	KeptCalls int
 	// Lease is how long a call stays with a server that is not heard of, before another takes it over. Default 20 s.
 	Lease time.Duration
 
@@ -56,6 +58,7 @@ const (
 	DefaultQueueBytes  = 4 << 30
 	DefaultOutputBytes = 50 << 20
 	DefaultLogBytes    = 50 << 20
+	DefaultKeptCalls   = 10_000
 	DefaultLease       = 20 * time.Second
 )
 
@@ -105,6 +108,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	setDefault(&cfg.QueueBytes, DefaultQueueBytes)
 	setDefault(&cfg.OutputBytes, DefaultOutputBytes)
 	setDefault(&cfg.LogBytes, DefaultLogBytes)
+	setDefault(&cfg.KeptCalls, DefaultKeptCalls)
 	setDefault(&cfg.Lease, DefaultLease)
 	s := newStore(cfg)
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)

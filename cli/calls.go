@@ -243,7 +243,8 @@ func (a *app) statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status [flags] NAME",
 		Short: "Show how many calls of a function wait, run and have ended",
-		Long:  `status counts a function's calls by their state, and with --list shows each. A call that was got counts no more.`,
+		Long: `status counts a function's calls by their state, and with --list shows each. A call that was got counts no more,
+unless the function keeps it for a time (label funcd.keep).`,
 		Example: `  funcd status helloworld
   funcd status --list helloworld`,
 		Args:              needs(cobra.ExactArgs(1), "one NAME"),
@@ -262,9 +263,16 @@ func (a *app) statusCommand() *cobra.Command {
 		case a.output.JSON():
 			return WriteJSON(a.Out, status)
 		case list:
-			rows := [][]string{{"CALL ID", "STATUS", "CREATED", "MESSAGE"}}
+			rows := [][]string{{"CALL ID", "STATUS", "CREATED", "ENDED", "EXIT", "MESSAGE"}}
 			for _, call := range status.List {
-				rows = append(rows, []string{call.CallID, string(call.Status), call.Created.UTC().Format(time.RFC3339), call.Message})
+				ended, exit := "", ""
+				if call.Ended != nil {
+					ended = call.Ended.UTC().Format(time.RFC3339)
+				}
+				if call.ExitCode != nil {
+					exit = strconv.Itoa(*call.ExitCode)
+				}
+				rows = append(rows, []string{call.CallID, string(call.Status), call.Created.UTC().Format(time.RFC3339), ended, exit, call.Message})
 			}
 			return a.table(rows)
 		}

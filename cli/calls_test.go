@@ -295,7 +295,7 @@ func TestStatus(t *testing.T) {
 	t.Parallel()
 	created := api.Timestamp{Time: time.Date(2017, 3, 16, 7, 5, 24, 473e6, time.UTC)}
 	status := api.Status{Total: 12, Pending: 1, Running: 2, Finished: 4, Failed: 5, List: []api.CallStatus{
-		{CallID: testCall, Created: created, Status: api.Failed, Message: "exit status 3"},
+		{CallID: testCall, Created: created, Status: api.Failed, Message: "exit status 3", Started: &created, Ended: &created, ExitCode: new(3)},
 		{CallID: "x", Created: created, Status: api.Running},
 	}}
 	body, err := json.Marshal(status)
@@ -309,9 +309,9 @@ func TestStatus(t *testing.T) {
 	server := r.serve(t)
 	require.Equal(t, result{out: "TOTAL   PENDING   RUNNING   FINISHED   FAILED\n12      1         2         4          5\n"}, at(t, server, "", "status", "hello"))
 	require.Empty(t, query)
-	require.Equal(t, result{out: `CALL ID                                STATUS    CREATED                MESSAGE
-218b7b10-e7f1-4c48-ac3c-66792f8ffc06   FAILED    2017-03-16T07:05:24Z   exit status 3
-x                                      RUNNING   2017-03-16T07:05:24Z   
+	require.Equal(t, result{out: `CALL ID                                STATUS    CREATED                ENDED                  EXIT   MESSAGE
+218b7b10-e7f1-4c48-ac3c-66792f8ffc06   FAILED    2017-03-16T07:05:24Z   2017-03-16T07:05:24Z   3      exit status 3
+x                                      RUNNING   2017-03-16T07:05:24Z                                 
 `}, at(t, server, "", "status", "--list", "hello"))
 	require.Equal(t, "list=1", query)
 	got := at(t, server, "", "status", "-l", "-o", "json", "hello")

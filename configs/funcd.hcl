@@ -45,6 +45,10 @@ limits {
   stored_outputs = 52428800
   stored_logs    = 52428800
 
+  # What a function's label funcd.keep may say at most, and how many of its fetched calls are kept. The oldest make room.
+  kept_time  = "720h"
+  kept_calls = 10000
+
   # In which a request's body must have come.
   body_time = "1m"
 

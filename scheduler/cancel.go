@@ -78,7 +78,7 @@ func (s *Scheduler) cancellable(ctx context.Context, d *api.Definition, call str
 	for again := true; ; again = false {
 		rec, version, err := s.cfg.Records.Record(ctx, d.ID, call)
 		if err == nil && !rec.Fetched.IsZero() {
-			return api.Record{}, 0, api.Errorf(api.NotFound, "no such call: %s", call)
+			return api.Record{}, 0, fetched(&rec)
 		}
 		if api.CodeOf(err) != api.NotFound {
 			return rec, version, err

@@ -311,7 +311,8 @@ func (f *fakeStore) Forget(_ context.Context, rec api.Record) error {
 		return err
 	}
 	defer f.mu.Unlock()
-	if rec.Code == api.Cancelled {
+	delete(f.held, key(rec.Function, rec.CallID))
+	if rec.Code == api.Cancelled || rec.Options.Keep > 0 {
 		rec.Fetched = time.Now()
 		f.versions++
 		f.records[key(rec.Function, rec.CallID)] = fakeRecord{rec, f.versions}

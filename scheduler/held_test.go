@@ -112,3 +112,26 @@ func TestNothingIsHeldBesideOtherServers(t *testing.T) {
 		require.Equal(t, []string{call}, k.waiting())
 	})
 }
+
+func TestACallThatIsKeptIsHeldAllTheSame(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		k.d.Function.Config.Labels = map[string]string{"funcd.keep": "1h"}
+		call, release := k.held()
+		require.False(t, k.onDisk(call))
+		require.NoError(t, k.report(1, call, 0, "out"))
+		rec, _, err := k.s.Output(t.Context(), k.d, call, true)
+		require.NoError(t, err)
+		require.Equal(t, time.Hour, rec.Options.Keep)
+		require.NoError(t, k.s.Delivered(t.Context(), rec))
+		release()
+		require.True(t, k.onDisk(call))
+		_, _, err = k.s.Output(t.Context(), k.d, call, false)
+		requireCode(t, api.NotFound, err)
+		require.EqualError(t, err, "no such call: "+call+" has ended and its answer was fetched")
+		requireCode(t, api.NotFound, k.s.Cancel(t.Context(), k.d, call))
+		k.d.Function.Config.Labels["funcd.retries"] = "1"
+		call, _, err = k.s.SubmitSync(t.Context(), k.d, nil, nil)
+		require.NoError(t, err)
+		require.True(t, k.onDisk(call), "one that may live on after its caller is not")
+	})
+}

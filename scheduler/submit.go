@@ -50,7 +50,7 @@ const holdTime = time.Second
 // call that takes longer than holdTime, or whose answer was not delivered, is on disk from then on.
 func (s *Scheduler) SubmitSync(ctx context.Context, d *api.Definition, env []string, payload []byte) (id string, release func(), err error) {
 	call := newCall(d, env, payload)
-	if call.Options != (api.CallOptions{}) { // it may live on after its caller
+	if options := call.Options; options != (api.CallOptions{Keep: options.Keep}) { // it may live on after its caller
 		return call.ID, func() {}, s.enqueue(ctx, call)
 	}
 	store, held := s.cfg.Records.Hold(call.Function, call.ID)
@@ -158,7 +158,7 @@ func (s *Scheduler) pauseFor(ctx context.Context, away *time.Time) bool {
 func (s *Scheduler) lookup(ctx context.Context, d *api.Definition, call string) (api.Record, error) {
 	rec, _, err := s.cfg.Records.Record(ctx, d.ID, call)
 	if err == nil && !rec.Fetched.IsZero() {
-		return api.Record{}, api.Errorf(api.NotFound, "no such call: %s", call)
+		return api.Record{}, fetched(&rec)
 	}
 	if api.CodeOf(err) != api.NotFound {
 		return rec, err
@@ -179,6 +179,14 @@ func (s *Scheduler) lookup(ctx context.Context, d *api.Definition, call string) 
 	// It may have left the queue between the two looks.
 	rec, _, err = s.cfg.Records.Record(ctx, d.ID, call)
 	return rec, err
+}
+
+// fetched is the error of a call whose answer was fetched, which is none for its callers but that one that is kept is still to be seen.
+func fetched(rec *api.Record) error {
+	if rec.Shown() {
+		return api.Errorf(api.NotFound, "no such call: %s has ended and its answer was fetched", rec.CallID)
+	}
+	return api.Errorf(api.NotFound, "no such call: %s", rec.CallID)
 }
 
 func pendingRecord(call *api.Call) api.Record {

@@ -208,7 +208,7 @@ func TestCommandLine(t *testing.T) {
 	eventually(t, "the call finishes", func() bool {
 		return regexp.MustCompile(`(?m)^TOTAL +PENDING +RUNNING +FINISHED +FAILED\n1 +0 +0 +1 +0\n$`).MatchString(c.prints(t, "", "status", name))
 	})
-	require.Regexp(t, `(?m)^CALL ID +STATUS +CREATED +MESSAGE\n`+id+` +FINISHED +\S+Z *\n$`, c.prints(t, "", "status", "--list", name))
+	require.Regexp(t, `(?m)^CALL ID +STATUS +CREATED +ENDED +EXIT +MESSAGE\n`+id+` +FINISHED +\S+Z +\S+Z +0 *\n$`, c.prints(t, "", "status", "--list", name))
 	require.Regexp(t, ` \[FINISHED\] CallId: `+id+`, ShortStdout: \{.*, ShortStderr: \n$`, c.prints(t, "", "logs", "--tail", "1", name))
 
 	require.Equal(t, name+"\n", c.prints(t, "", "update", "--env", "", "--refresh", name))

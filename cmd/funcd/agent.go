@@ -203,6 +203,7 @@ func (a *agent) Start(ctx context.Context) error {
 		QueueBytes:  int64(s.Limits.QueuedBytes),
 		OutputBytes: int64(s.Limits.StoredOutputs),
 		LogBytes:    int64(s.Limits.StoredLogs),
+		KeptCalls:   s.Limits.KeptCalls,
 		Lease:       s.lease,
 		Logger:      a.log,
 	})
@@ -233,7 +234,7 @@ func (a *agent) Start(ctx context.Context) error {
 		Images:     a.images,
 		Calls:      a.store,
 		Cancel:     a.scheduler,
-		Policy:     s.policy,
+		Policy:     s.functionPolicy,
 		StopTime:   s.maxKillTimeout,
 		OrphanTime: s.orphanTime,
 		Logger:     a.log,

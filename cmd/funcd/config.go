@@ -62,6 +62,8 @@ type limitsConfig struct {
 	Starts        int    `hcl:"starts,optional"`
 	StoredOutputs int    `hcl:"stored_outputs,optional"`
 	StoredLogs    int    `hcl:"stored_logs,optional"`
+	KeptCalls     int    `hcl:"kept_calls,optional"`
+	KeptTime      string `hcl:"kept_time,optional"`
 	BodyTime      string `hcl:"body_time,optional"`
 	WriteTime     string `hcl:"write_time,optional"`
 	CallLease     string `hcl:"call_lease,optional"`
@@ -166,6 +168,8 @@ func defaultConfig() config {
 			Starts:        6,
 			StoredOutputs: calls.DefaultOutputBytes,
 			StoredLogs:    calls.DefaultLogBytes,
+			KeptCalls:     calls.DefaultKeptCalls,
+			KeptTime:      "720h",
 			BodyTime:      "1m",
 			WriteTime:     "1m",
 			CallLease:     calls.DefaultLease.String(),
@@ -229,10 +233,18 @@ type settings struct {
 	idle           time.Duration
 	drain, finish  time.Duration
 	orphanTime     time.Duration
+	keptTime       time.Duration
 	retry          scheduler.Retry
 	deadTime       time.Duration
 	sizes          map[string]jobs.Size
 	logins         []images.Login
+}
+
+// functionPolicy is what the account's new functions may ask for.
+func (s *settings) functionPolicy(account string) api.Policy {
+	p := s.policy(account)
+	p.MaxKeep = s.keptTime
+	return p
 }
 
 // check makes settings of a config. The error names the setting.
@@ -259,6 +271,7 @@ func (c config) check() (*settings, error) {
 		"limits.call_lease":      {c.Limits.CallLease, &s.lease},
 		"limits.pull_time":       {c.Limits.PullTime, &s.pullTime},
 		"limits.orphan_time":     {c.Limits.OrphanTime, &s.orphanTime},
+		"limits.kept_time":       {c.Limits.KeptTime, &s.keptTime},
 		"limits.retry_pause":     {c.Limits.RetryPause, &s.retry.First},
 		"limits.retry_pause_max": {c.Limits.RetryPauseMax, &s.retry.Most},
 		"nomad.dead_time":        {c.Nomad.DeadTime, &s.deadTime},
@@ -288,6 +301,7 @@ func (c config) check() (*settings, error) {
 		"limits.starts": c.Limits.Starts, "limits.pulls": c.Limits.Pulls,
 		"limits.payload": c.Limits.Payload, "limits.output": c.Limits.Output,
 		"limits.stored_outputs": c.Limits.StoredOutputs, "limits.stored_logs": c.Limits.StoredLogs,
+		"limits.kept_calls": c.Limits.KeptCalls,
 	}
 	for _, name := range slices.Sorted(maps.Keys(positive)) {
 		if positive[name] < 1 {
