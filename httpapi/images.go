@@ -32,11 +32,11 @@ type Cluster interface {
 	Info(ctx context.Context, account string) (api.Info, error)
 }
 
-func (s *Server) routeImages(router *mux.Router) {
-	s.route(router, s.managed(s.pullImage), "/images/create", http.MethodPost)
+func (s *Server) routeImages(router *mux.Router, prefix string) {
+	s.route(router, s.managed(s.pullImage), prefix+"/images/create", http.MethodPost)
 	// A reference holds slashes, encoded or not.
-	s.route(router, s.managed(s.inspectImage), "/images/{ref:.+}/json", http.MethodGet)
-	s.route(router, s.managed(s.info), "/info", http.MethodGet)
+	s.route(router, s.managed(s.inspectImage), prefix+"/images/{ref:.+}/json", http.MethodGet)
+	s.route(router, s.managed(s.info), prefix+"/info", http.MethodGet)
 }
 
 func (s *Server) inspectImage(w http.ResponseWriter, r *http.Request, account string, _ []byte) error {

@@ -51,6 +51,7 @@ func TestRoutes(t *testing.T) {
 		"create with a name that is taken":       {"POST", "/funcs/create", createBody, failing("Create", api.Conflict), 409, "the sentence"},
 		"create without Nomad":                   {"POST", "/funcs/create", createBody, failing("Create", api.Unavailable), 503, "the sentence"},
 		"create with GET":                        {"GET", "/funcs/create", "", nil, 404, "no such function: create"},
+		"a wrong method behind a version":        {"PATCH", "/v1.23/funcs/hello", "", nil, 405, "method not allowed"},
 		"list":                                   {"GET", "/funcs", "", nil, 200, `[{"Name":"hello"`},
 		"list with filters":                      {"GET", `/v1.0/funcs?filters={"name":{"no":true}}`, "", nil, 200, "[]"},
 		"list with wrong filters":                {"GET", "/funcs?filters=x", "", nil, 400, "filters:"},

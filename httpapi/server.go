@@ -129,8 +129,9 @@ func (s *Server) Handler(withRunners bool) http.Handler {
 	if withRunners {
 		s.routeRunners(router)
 	}
-	s.routeManagement(router)
-	s.routeManagement(router.PathPrefix(`/v{version:[0-9]+\.[0-9]+}`).Subrouter())
+	s.routeManagement(router, "")
+	// Not as a subrouter, which takes a wrong method for a path that is not there.
+	s.routeManagement(router, `/v{version:[0-9]+\.[0-9]+}`)
 	s.route(router, s.call, "/call/{name}/{uuid}", http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete)
 	s.route(router, s.callSync, "/call/{name}/{uuid}/sync", http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete)
 	s.route(router, s.cancelCall, "/call/{name}/{uuid}/{call}", http.MethodDelete)
@@ -140,6 +141,7 @@ func (s *Server) Handler(withRunners bool) http.Handler {
 	s.route(router, s.status, "/status/{name}/{uuid}", http.MethodGet)
 	s.route(router, s.healthz, "/healthz", http.MethodGet)
 	s.route(router, s.readyz, "/readyz", http.MethodGet)
+	s.route(router, s.openapi, "/openapi.json", http.MethodGet)
 	return router
 }
 
@@ -150,16 +152,16 @@ func (s *Server) RunnerHandler() http.Handler {
 	return router
 }
 
-func (s *Server) routeManagement(router *mux.Router) {
-	s.route(router, s.managed(s.createFunction), "/funcs/create", http.MethodPost)
-	s.route(router, s.managed(s.listFunctions), "/funcs", http.MethodGet)
-	s.route(router, s.managed(s.getFunction), "/funcs/{name}", http.MethodGet)
-	s.route(router, s.managed(s.functionJob), "/funcs/{name}/job", http.MethodGet) // no call's id is "job"
-	s.route(router, s.managed(s.functionOfCall), "/funcs/call/{call}", http.MethodGet)
-	s.route(router, s.managed(s.updateFunction), "/funcs/{name}", http.MethodPut)
-	s.route(router, s.managed(s.removeFunction), "/funcs/{name}", http.MethodDelete)
-	s.routeImages(router)
-	s.route(router, s.managed(s.version), "/version", http.MethodGet)
+func (s *Server) routeManagement(router *mux.Router, prefix string) {
+	s.route(router, s.managed(s.createFunction), prefix+"/funcs/create", http.MethodPost)
+	s.route(router, s.managed(s.listFunctions), prefix+"/funcs", http.MethodGet)
+	s.route(router, s.managed(s.getFunction), prefix+"/funcs/{name}", http.MethodGet)
+	s.route(router, s.managed(s.functionJob), prefix+"/funcs/{name}/job", http.MethodGet) // no call's id is "job"
+	s.route(router, s.managed(s.functionOfCall), prefix+"/funcs/call/{call}", http.MethodGet)
+	s.route(router, s.managed(s.updateFunction), prefix+"/funcs/{name}", http.MethodPut)
+	s.route(router, s.managed(s.removeFunction), prefix+"/funcs/{name}", http.MethodDelete)
+	s.routeImages(router, prefix)
+	s.route(router, s.managed(s.version), prefix+"/version", http.MethodGet)
 }
 
 func (s *Server) routeRunners(router *mux.Router) {

@@ -281,6 +281,8 @@ func TestEventsAreFollowed(t *testing.T) {
 	upgraded, err := http.ReadResponse(raw, nil)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusSwitchingProtocols, upgraded.StatusCode)
+	_, err = document.Check(http.MethodGet, f.path("logs"), upgraded)
+	require.NoError(t, err)
 	require.Equal(t, "tcp", upgraded.Header.Get("Upgrade"))
 	require.Equal(t, []string{"CALL", "PENDING", "RUNNING", "FINISHED"}, kinds(readEvents(t, raw)), "the call before")
 

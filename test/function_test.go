@@ -24,9 +24,10 @@ import (
 	"github.com/funcd/funcd/api"
 )
 
-// client asks nobody for a proxy and follows no redirects. Its requests are bounded by their contexts.
+// client asks nobody for a proxy and follows no redirects. Its requests are bounded by their contexts. An answer of funcd's that its document
+// does not describe is an error.
 var client = &http.Client{
-	Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 32},
+	Transport:     document.Transport(&http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 32}, isDescribed, undescribed),
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
 

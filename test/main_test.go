@@ -64,6 +64,7 @@ func runPrepared(m *testing.M) int {
 	allocations, err := dev.allocations()
 	for _, step := range []func() error{
 		func() error { return err },
+		allDescribed,
 		func() error { return dev.stop(syscall.SIGTERM) },
 		func() error { return noContainers(allocations) },
 		noProcesses,

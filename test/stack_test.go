@@ -148,6 +148,7 @@ func (s *stack) ready(before int64) error {
 			}
 			if found := servingLine.FindSubmatch(log[before:]); found != nil {
 				s.url = "http://" + string(found[1])
+				describe(string(found[1]))
 			}
 			continue
 		}

@@ -1,0 +1,72 @@
+package httpapi
+
+import (
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/gorilla/mux"
+	"github.com/stretchr/testify/require"
+
+	"github.com/funcd/funcd/httpapi/openapitest"
+)
+
+// document is what all answers of the tests' servers are checked against.
+var document = func() *openapitest.Document {
+	d, err := openapitest.New(openAPI)
+	if err != nil {
+		panic(err)
+	}
+	return d
+}()
+
+func TestDocumentDescribesTheRoutes(t *testing.T) {
+	t.Parallel()
+	routes := map[string]bool{}
+	pattern := regexp.MustCompile(`\{(\w+):[^/]*\}`)
+	router, ok := New(testConfig(newBackend())).Handler(true).(*mux.Router)
+	require.True(t, ok)
+	require.NoError(t, router.Walk(func(route *mux.Route, _ *mux.Router, _ []*mux.Route) error {
+		methods, err := route.GetMethods()
+		if err != nil {
+			return nil //nolint:nilerr // a prefix has none
+		}
+		path, err := route.GetPathTemplate()
+		path = pattern.ReplaceAllString(path, "{$1}")
+		for _, method := range methods {
+			if !strings.HasPrefix(path, "/runner/v1/") { // both of its ends are funcd's own
+				routes[method+" "+path] = true
+			}
+		}
+		return err
+	}))
+	described := map[string]bool{}
+	for _, o := range document.Operations() {
+		described[o.Method+" "+o.Path] = true
+		if o.Versioned {
+			described[o.Method+" /v{version}"+o.Path] = true
+		}
+	}
+	require.Equal(t, routes, described)
+}
+
+func TestDocumentIsServed(t *testing.T) {
+	t.Parallel()
+	resp, body := ask(t, serve(t, testConfig(newBackend())), "GET", "/openapi.json", nil)
+	require.Equal(t, 200, resp.StatusCode)
+	require.Equal(t, "application/json", resp.Header.Get("Content-Type"))
+	require.Equal(t, string(openAPI), body)
+}
+
+func TestDocumentSaysWhatIsSigned(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(newBackend())
+	cfg.UnsignedAccount = ""
+	server := serve(t, cfg)
+	for _, o := range document.Operations() {
+		path := strings.NewReplacer("{name}", testName, "{uuid}", testUUID, "{call}", testCall, "{ref}", "ubuntu").Replace(o.Path)
+		resp, body := ask(t, server, o.Method, path, nil)
+		require.Equal(t, o.Signed, resp.StatusCode == http.StatusUnauthorized, "%s %s: %d %s", o.Method, o.Path, resp.StatusCode, body)
+	}
+}
