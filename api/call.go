@@ -43,6 +43,27 @@ type CallOptions struct {
 	Keep    time.Duration `json:",omitempty"` // funcd.keep: how long the call is shown after its answer was fetched
 }
 
+// The headers of an Idempotency-Key, as in the IETF's draft-ietf-httpapi-idempotency-key-header and at Stripe: requests with the same one are one call.
+// ReplayedHeader is in the answers to all but the first.
+const (
+	KeyHeader      = "Idempotency-Key"
+	ReplayedHeader = "Idempotent-Replayed"
+	MaxKeyLength   = 255 // bytes
+)
+
+// Once is what makes requests one call.
+type Once struct {
+	Key  string // the Idempotency-Key
+	Same string // a digest of what may not differ
+}
+
+// CallKey is what is stored of an Idempotency-Key.
+type CallKey struct {
+	Call   string // the id of its call
+	Same   string // Once.Same of the first request
+	Queued bool   // the call has been queued: before, it is known only that it is to be
+}
+
 // Record is what is known of a call. It outlives the container and Nomad's memory of it, until its output has been fetched.
 type Record struct {
 	CallID     string

@@ -20,6 +20,7 @@ const (
 	NotAllowed     Code = "not-allowed"      // the path exists, the method does not
 	Conflict       Code = "conflict"         // a name is taken, or something is in use
 	Expired        Code = "expired"          // a call's output was dropped to make room for others
+	KeyReused      Code = "key-reused"       // an Idempotency-Key was used for another request before
 	TooLarge       Code = "too-large"        // a request is over its limit
 	Unavailable    Code = "unavailable"      // a part that the service needs does not answer, or a queue is full
 	CallFailed     Code = "call-failed"      // the function failed; the message says how
@@ -43,6 +44,7 @@ var statuses = map[Code]int{
 	NotAllowed:     http.StatusMethodNotAllowed,
 	Conflict:       http.StatusConflict,
 	Expired:        http.StatusGone,
+	KeyReused:      http.StatusUnprocessableEntity,
 	TooLarge:       http.StatusRequestEntityTooLarge,
 	Unavailable:    http.StatusServiceUnavailable,
 	CallFailed:     http.StatusInternalServerError,

@@ -52,15 +52,33 @@ func (s *Store) queue(ctx context.Context, account string) (*anchored, error) {
 // the order of Enqueue. The error is of code Unavailable if the queue is full or the store does not answer; the call may then be
 // in the queue all the same if the store failed after writing it.
 func (s *Store) Enqueue(ctx context.Context, call *api.Call) error {
-	if err := checkIDs(call.Function, call.ID); err != nil {
+	_, err := s.enqueue(ctx, call)
+	return err
+}
+
+// EnqueueOnce is Enqueue of a call that may be, or have been, queued by another in this moment: it is queued once. That holds for JetStream's two
+// minutes of duplicates, and for a call that is there still.
+func (s *Store) EnqueueOnce(ctx context.Context, call *api.Call) error {
+	duplicate, err := s.enqueue(ctx, call, jetstream.WithMsgID(call.ID))
+	if err != nil || !duplicate {
 		return err
 	}
+	if _, err := s.Queued(ctx, call.Account, call.Function, call.ID); api.CodeOf(err) == api.NotFound {
+		s.changed(change{Kind: callLeft, Function: call.Function, Call: call.ID}) // it has left already
+	}
+	return nil
+}
+
+func (s *Store) enqueue(ctx context.Context, call *api.Call, options ...jetstream.PublishOpt) (duplicate bool, err error) {
+	if err := checkIDs(call.Function, call.ID); err != nil {
+		return false, err
+	}
 	if _, err := s.queue(ctx, call.Account); err != nil {
-		return err
+		return false, err
 	}
 	head, err := json.Marshal(call)
 	if err != nil {
-		return err
+		return false, err
 	}
 	msg := &nats.Msg{
 		Subject: queueSubject(call.Account, call.Function, call.ID),
@@ -69,18 +87,18 @@ func (s *Store) Enqueue(ctx context.Context, call *api.Call) error {
 	}
 	// It is noted before: a server may have the call, and have ended it, before this one hears that it is stored.
 	s.changed(change{Kind: callQueued, Function: call.Function, Call: call.ID, Accepted: micros(call.Accepted)})
-	_, err = s.js.PublishMsg(ctx, msg, jetstream.WithExpectStream(queueStream(call.Account)), untilLeader, leaderPause)
+	ack, err := s.js.PublishMsg(ctx, msg, append(options, jetstream.WithExpectStream(queueStream(call.Account)), untilLeader, leaderPause)...)
 	if err != nil {
 		s.changed(change{Kind: callLeft, Function: call.Function, Call: call.ID})
 	}
 	var refused *jetstream.APIError
 	if errors.As(err, &refused) && strings.HasPrefix(refused.Description, "maximum ") {
-		return api.Wrap(api.Unavailable, err, "the queue is full, try again later")
+		return false, api.Wrap(api.Unavailable, err, "the queue is full, try again later")
 	}
 	if err != nil {
-		return unavailable(err)
+		return false, unavailable(err)
 	}
-	return nil
+	return ack.Duplicate, nil
 }
 
 // Queued returns the call as it waits in the queue or is being executed. The error is of code NotFound if it is not there, also if it has

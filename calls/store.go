@@ -3,8 +3,8 @@
 //
 // What a call goes through, and when, is the scheduler's; this package knows streams, subjects and limits.
 //
-// Subjects: queue.<account>.<pool>.<function>.<call>, record.<function>.<call>, log.<function>.<call>, out.<function>.<call> are
-// in streams; take.<call>, changed.<call> and ended.<function>.<call> are plain messages between servers. Functions and calls go by their ids,
+// Subjects: queue.<account>.<pool>.<function>.<call>, record.<function>.<call>, log.<function>.<call>, out.<function>.<call>,
+// key.<account>.<function>.<hash> are in streams; take.<call>, changed.<call> and ended.<function>.<call> are plain messages between servers. Functions and calls go by their ids,
 // accounts by their names; what can't be one token of a subject is refused.
 package calls
 
@@ -46,6 +46,9 @@ type Config struct {
 	LogBytes    int64
 	// KeptCalls is how many calls of each function are kept after they were fetched, of those that ask for it. Default 10,000.
 	KeptCalls int
+	// Keys is how many idempotency keys an account may have, and KeyTime how long each is kept. Defaults 1,000,000 and 24 h.
+	Keys    int64
+	KeyTime time.Duration
 	// Lease is how long a call stays with a server that is not heard of, before another takes it over. Default 20 s.
 	Lease time.Duration
 
@@ -59,6 +62,8 @@ const (
 	DefaultOutputBytes = 50 << 20
 	DefaultLogBytes    = 50 << 20
 	DefaultKeptCalls   = 10_000
+	DefaultKeys        = 1_000_000
+	DefaultKeyTime     = 24 * time.Hour
 	DefaultLease       = 20 * time.Second
 )
 
@@ -109,6 +114,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	setDefault(&cfg.OutputBytes, DefaultOutputBytes)
 	setDefault(&cfg.LogBytes, DefaultLogBytes)
 	setDefault(&cfg.KeptCalls, DefaultKeptCalls)
+	setDefault(&cfg.Keys, DefaultKeys)
+	setDefault(&cfg.KeyTime, DefaultKeyTime)
 	setDefault(&cfg.Lease, DefaultLease)
 	s := newStore(cfg)
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -283,6 +290,9 @@ func (s *Store) RemoveFunction(ctx context.Context, function string) error {
 	}
 	if err := s.records.Purge(ctx, jetstream.WithPurgeSubject(recordSubject(function, "*"))); err != nil {
 		return unavailable(err)
+	}
+	if err := s.purgeFunction(ctx, "key.*."+function+".*"); err != nil {
+		return err
 	}
 	s.forgetStreams(function)
 	// The log, which every function has that was ever called, goes last: as long as it is there, Functions tells that something is left.

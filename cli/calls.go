@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -30,18 +31,21 @@ type outcome struct {
 
 func (a *app) callCommand() *cobra.Command {
 	var sync bool
+	var key string
 	cmd := &cobra.Command{
 		Use:   "call [flags] NAME",
 		Short: "Call a function",
 		Long: `call calls a function, with what is piped to it or redirected from a file as the payload, and prints the call's id. With --sync it waits for the
 call's end, prints what the function wrote to stdout, byte for byte, and nothing else there.
 
-A call goes on when whoever waits for it is interrupted.`,
+A call goes on when whoever waits for it is interrupted. With --idempotency-key a command that is repeated, as after a lost connection, makes no
+second call: for 24 hours the same key and payload give the same call.`,
 		Example: `  funcd call helloworld
   convert photo.jpg - | funcd call --sync thumbnail > thumbnail.jpg`,
 		Args:              needs(cobra.ExactArgs(1), "one NAME"),
 		ValidArgsFunction: a.completeNames(1),
 	}
+	cmd.Flags().StringVar(&key, "idempotency-key", "", "call at most once for all commands with this key")
 	cmd.Flags().BoolVar(&sync, "sync", false, "wait for the call's end and print what it returns")
 	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, args []string) error {
 		f, err := a.function(ctx, c, args[0])
@@ -52,7 +56,11 @@ A call goes on when whoever waits for it is interrupted.`,
 		if err != nil {
 			return err
 		}
-		id, err := c.Call(ctx, f.Name, f.UUID, payload, nil)
+		header := http.Header{}
+		if key != "" {
+			header.Set(api.KeyHeader, key)
+		}
+		id, err := c.Call(ctx, f.Name, f.UUID, payload, header)
 		if ctx.Err() != nil {
 			return &Error{Status: ExitInterrupted, Err: err,
 				Message: fmt.Sprintf("interrupted before the call's id was known; funcd status --list %s shows whether there is one", f.Name)}

@@ -76,6 +76,7 @@ var statusOf = map[api.Code]int{
 	api.Forbidden:      ExitRefused,
 	api.Conflict:       ExitRefused,
 	api.TooLarge:       ExitRefused,
+	api.KeyReused:      ExitRefused,
 	api.Unavailable:    ExitUnavailable,
 	api.Cancelled:      ExitCancelled,
 }

@@ -71,6 +71,12 @@ limits {
   orphan_time = "1h"
 }
 
+# Calls of a function with the same Idempotency-Key are one call.
+idempotency {
+  time = "24h"   # for so long after the first
+  keys = 1000000 # of one account; a call with one more is refused with 503, until the time of others has passed
+}
+
 # Containers that are started ahead of calls, each for one call unless the function asks for funcd.reuse. A function gets as many as its label
 # funcd.warm says, else as many as calls arrive while a container starts. They hold their size's cpu and memory while they wait, and are given
 # up when a call has no place in the cluster.

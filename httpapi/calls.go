@@ -51,7 +51,16 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	call, err := s.cfg.Calls.Submit(r.Context(), d, env, payload)
+	once, err := onceOf(r, payload)
+	if err != nil {
+		return err
+	}
+	var call string
+	if once != nil {
+		call, _, err = s.submitOnce(w, r, d, once, env, payload)
+	} else {
+		call, err = s.cfg.Calls.Submit(r.Context(), d, env, payload)
+	}
 	if err != nil {
 		return err
 	}
@@ -63,6 +72,13 @@ func (s *Server) callSync(w http.ResponseWriter, r *http.Request) error {
 	d, env, payload, err := s.submission(w, r)
 	if err != nil {
 		return err
+	}
+	once, err := onceOf(r, payload)
+	if err != nil {
+		return err
+	}
+	if once != nil {
+		return s.callSyncOnce(w, r, d, once, env, payload)
 	}
 	call, release, err := s.cfg.Calls.SubmitSync(r.Context(), d, env, payload)
 	if err != nil {

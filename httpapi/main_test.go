@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -57,6 +58,7 @@ type backend struct {
 	result    *api.Result
 	reported  []byte
 	images    askedImages
+	once      []api.Once
 	pulled    chan error // gets the end of a pull that hangs
 }
 
@@ -120,6 +122,15 @@ func (b *backend) SubmitSync(ctx context.Context, d *api.Definition, env []strin
 		defer b.mu.Unlock()
 		b.released++
 	}, err
+}
+
+func (b *backend) SubmitOnce(ctx context.Context, d *api.Definition, once api.Once, env []string, payload []byte) (string, bool, error) {
+	call, err := b.Submit(ctx, d, env, payload)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	again := slices.ContainsFunc(b.once, func(o api.Once) bool { return o.Key == once.Key })
+	b.once = append(b.once, once)
+	return call, again, err
 }
 
 func (b *backend) Output(_ context.Context, _ *api.Definition, call string, wait bool) (api.Record, []byte, error) {

@@ -38,6 +38,9 @@ type Calls interface {
 	Submit(ctx context.Context, d *api.Definition, env []string, payload []byte) (call string, err error)
 	// SubmitSync is Submit for a caller who waits. release is called when the answer was delivered or won't be.
 	SubmitSync(ctx context.Context, d *api.Definition, env []string, payload []byte) (call string, release func(), err error)
+	// SubmitOnce is Submit of a request that may come again: again tells that its call was queued before. The error is of code KeyReused if that
+	// was another request.
+	SubmitOnce(ctx context.Context, d *api.Definition, once api.Once, env []string, payload []byte) (call string, again bool, err error)
 	// Output returns the call's state and its output, with wait after its end. With some errors there is a record too: the call has ended,
 	// and the error is its answer.
 	Output(ctx context.Context, d *api.Definition, call string, wait bool) (rec api.Record, output []byte, err error)

@@ -18,6 +18,8 @@ type fakeStore struct {
 	records   map[string]fakeRecord
 	versions  uint64
 	outputs   map[string][]byte
+	keys      map[string]fakeKey
+	enqueued  map[string]bool // once
 	offers    map[string][]*fakeOffer
 	waiters   map[string]map[chan struct{}]struct{}
 	changes   []*func(call string)
@@ -51,8 +53,11 @@ func newFakeStore() *fakeStore {
 		records: map[string]fakeRecord{},
 		outputs: map[string][]byte{},
 		held:    map[string]bool{},
-		offers:  map[string][]*fakeOffer{},
-		waiters: map[string]map[chan struct{}]struct{}{},
+
+		keys:     map[string]fakeKey{},
+		enqueued: map[string]bool{},
+		offers:   map[string][]*fakeOffer{},
+		waiters:  map[string]map[chan struct{}]struct{}{},
 	}
 }
 

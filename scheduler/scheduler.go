@@ -32,6 +32,8 @@ type Delivery interface {
 // Queue holds the calls that have not ended, for each account first in, first out. Its errors are of code Unavailable.
 type Queue interface {
 	Enqueue(ctx context.Context, call *api.Call) error
+	// EnqueueOnce is Enqueue of a call that others may queue in the same moment.
+	EnqueueOnce(ctx context.Context, call *api.Call) error
 	// Queued returns a call that has not ended, or an error of code NotFound.
 	Queued(ctx context.Context, account, function, call string) (*api.Call, error)
 	// CallsInFlight returns the ids of the function's calls that have not ended.
@@ -137,6 +139,7 @@ type Functions interface {
 type Config struct {
 	Queue     Queue
 	Records   Records
+	Keys      Keys
 	Messages  Messages
 	Slots     Slots
 	Cluster   Cluster

@@ -30,13 +30,17 @@ func newCall(d *api.Definition, env []string, payload []byte) *api.Call {
 }
 
 func (s *Scheduler) enqueue(ctx context.Context, call *api.Call) error {
+	return s.enqueueBy(ctx, call, s.cfg.Queue.Enqueue)
+}
+
+func (s *Scheduler) enqueueBy(ctx context.Context, call *api.Call, enqueue func(context.Context, *api.Call) error) error {
 	if err := s.Serve(ctx, call.Account); err != nil {
 		return err
 	}
 	// The events go first, so that the call's next one, which may come at once from another server, stands after them.
 	s.event(ctx, call.Function, api.Event{CallID: call.ID, Event: api.Called, ShortStdin: api.Short(call.Payload)})
 	s.event(ctx, call.Function, api.Event{CallID: call.ID, Event: string(api.Pending)})
-	err := s.cfg.Queue.Enqueue(ctx, call)
+	err := enqueue(ctx, call)
 	if err != nil {
 		s.event(ctx, call.Function, api.Event{CallID: call.ID, Event: string(api.Failed), Message: "not accepted: " + api.MessageOf(err)})
 	}

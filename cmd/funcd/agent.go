@@ -204,6 +204,8 @@ func (a *agent) Start(ctx context.Context) error {
 		OutputBytes: int64(s.Limits.StoredOutputs),
 		LogBytes:    int64(s.Limits.StoredLogs),
 		KeptCalls:   s.Limits.KeptCalls,
+		Keys:        int64(s.Idempotency.Keys),
+		KeyTime:     s.keyTime,
 		Lease:       s.lease,
 		Logger:      a.log,
 	})
@@ -213,6 +215,7 @@ func (a *agent) Start(ctx context.Context) error {
 	a.scheduler = scheduler.New(scheduler.Config{
 		Queue:          queue{a.store},
 		Records:        a.store,
+		Keys:           a.store,
 		Messages:       a.store,
 		Slots:          a.store,
 		Cluster:        a.nomad,

@@ -44,6 +44,8 @@ type config struct {
 	Stop   *stopConfig   `hcl:"stop,block"`
 	Sizes  []sizeConfig  `hcl:"size,block"`
 
+	Idempotency *idempotencyConfig `hcl:"idempotency,block"`
+
 	Registries []registryConfig `hcl:"registry,block"`
 	Accounts   []accountConfig  `hcl:"account,block"`
 }
@@ -189,6 +191,8 @@ func defaultConfig() config {
 		Docker: &dockerConfig{Host: "unix:///var/run/docker.sock"},
 		Slots:  &slotsConfig{Function: 10, Account: 20, Total: 100, Idle: "5m"},
 		Stop:   &stopConfig{Drain: "5s", Finish: "15s"},
+
+		Idempotency: &idempotencyConfig{Time: calls.DefaultKeyTime.String(), Keys: calls.DefaultKeys},
 	}
 }
 
@@ -234,6 +238,7 @@ type settings struct {
 	drain, finish  time.Duration
 	orphanTime     time.Duration
 	keptTime       time.Duration
+	keyTime        time.Duration
 	retry          scheduler.Retry
 	deadTime       time.Duration
 	sizes          map[string]jobs.Size
@@ -318,6 +323,9 @@ func (c config) check() (*settings, error) {
 		if value < 0 {
 			return nil, fmt.Errorf("%s: must not be negative", name)
 		}
+	}
+	if err := s.checkIdempotency(); err != nil {
+		return nil, err
 	}
 	for _, size := range c.Sizes {
 		if !slices.Contains(api.Sizes, size.Name) {

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestPromises(t *testing.T) {
+	t.Parallel()
+	s, err := load(t, "")
+	require.NoError(t, err)
+	require.Equal(t, 24*time.Hour, s.keyTime)
+	require.Equal(t, 720*time.Hour, s.functionPolicy("team").MaxKeep)
+	s, err = load(t, "idempotency {\n time = \"1h\"\n}\nlimits {\n kept_time = \"48h\"\n}\n")
+	require.NoError(t, err)
+	require.Equal(t, time.Hour, s.keyTime)
+	require.Equal(t, 1_000_000, s.Idempotency.Keys)
+	require.Equal(t, 48*time.Hour, s.functionPolicy("team").MaxKeep)
+}
+
+func TestWrongPromises(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"limits {\n kept_calls = 0\n}":          "limits.kept_calls: must be at least 1",
+		"limits {\n kept_time = \"day\"\n}":     "limits.kept_time:",
+		"idempotency {\n keys = 0\n}":           "idempotency.keys: must be at least 1",
+		"idempotency {\n time = \"\"\n}":        "idempotency.time:",
+		"idempotency {\n time = \"999ms\"\n}":   `idempotency.time: "999ms" must be a duration of a second or more`,
+		"idempotency {\n header = \"X-Key\"\n}": "Unsupported argument",
+	} {
+		_, err := load(t, text)
+		require.ErrorContains(t, err, want, text)
+	}
+}
