@@ -107,50 +107,6 @@ func start(cfg Config, a *api.Assignment, payload []byte) (*process, error) {
 	return p, p.startPipes(payload)
 }
 
-// pipeBuffer is what every pipe has room for: a page, the least that the kernel gives one to a user who has many.
-const pipeBuffer = 4096
-
-func (p *process) startPipes(payload []byte) error {
-	var ends [3][2]*os.File
-	for i := range ends {
-		r, w, err := os.Pipe()
-		if err != nil {
-			return err
-		}
-		ends[i] = [2]*os.File{r, w}
-	}
-	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = ends[0][0], ends[1][1], ends[2][1]
-	small := len(payload) <= pipeBuffer
-	if small { // there is room for it, whoever reads it or not
-		_, _ = ends[0][1].Write(payload)
-		ends[0][1].Close()
-	}
-	p.started = time.Now()
-	err := p.cmd.Start()
-	for _, theirs := range []*os.File{ends[0][0], ends[1][1], ends[2][1]} {
-		theirs.Close()
-	}
-	if err != nil {
-		for _, ours := range []*os.File{ends[0][1], ends[1][0], ends[2][0]} {
-			ours.Close() // once more does no harm
-		}
-		return err
-	}
-	preferForOOM(p.cmd.Process.Pid)
-	p.pipes = []*os.File{ends[1][0], ends[2][0]}
-	if !small {
-		p.stdin = ends[0][1]
-		p.copies.Go(func() {
-			// A function need not read its stdin: an error here is its own decision.
-			_, _ = p.stdin.Write(payload)
-			p.stdin.Close()
-		})
-	}
-	p.copies.Go(func() { _, _ = io.Copy(p.stdout, p.pipes[0]) })
-	p.copies.Go(func() { _, _ = io.Copy(p.stderr, p.pipes[1]) })
-	return nil
-}
-
 // startTty gives the process a pseudo-terminal for all three streams. What it writes comes out as one stream, stdout.
 func (p *process) startTty(payload []byte) error {
 	p.started = time.Now()

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // temporary are the folders that calls of one container may not share.
@@ -18,11 +19,7 @@ var mountInfo = "/proc/self/mountinfo"
 // clearTemporary empties them as far as the image's user may, but never what is mounted into the container: keep, the folders of volumes, nor any
 // other. An error means that it is not known what is mounted; nothing is removed then.
 func clearTemporary(keep []string) error {
-	text, err := os.ReadFile(mountInfo)
-	if err != nil {
-		return err
-	}
-	mounts, err := parseMounts(string(text))
+	mounts, err := ownMounts()
 	if err != nil {
 		return err
 	}
@@ -34,6 +31,15 @@ func clearTemporary(keep []string) error {
 	}
 	return nil
 }
+
+// ownMounts are read once: they are made before the first process of a container, and a function has no right to make any.
+var ownMounts = sync.OnceValues(func() (mounts, error) {
+	text, err := os.ReadFile(mountInfo)
+	if err != nil {
+		return nil, err
+	}
+	return parseMounts(string(text))
+})
 
 // mounts are the mounts of the container, by where they are.
 type mounts map[string]mounted
