@@ -3,6 +3,7 @@
 package test
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -109,7 +110,7 @@ func TestFullQueueRefusesAndLosesNothing(t *testing.T) {
 	require.Equal(t, http.StatusOK, f.sync(t, "").status, "there is room again")
 }
 
-// TestCallsSurviveTheEndOfFuncd ends funcd while calls run and wait, and starts it again when those that ran have come to their end.
+// TestCallsSurviveTheEndOfFuncd ends funcd while calls run and wait, lets those that run come to their end, and starts it again.
 func TestCallsSurviveTheEndOfFuncd(t *testing.T) {
 	t.Parallel()
 	for name, signal := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "stopped": syscall.SIGTERM} {
@@ -119,35 +120,44 @@ func TestCallsSurviveTheEndOfFuncd(t *testing.T) {
 			o := beside(name)
 			o.config += "quota = 2\n"
 			own := startOwn(t, name, o)
-			f := own.create(t, cold(program("funcd/sleep", "3")))
-			f.Timeout = 60
+			f := own.create(t, cold(program("funcd-test/probe", "ready")))
 			ids := make([]string, calls)
 			for i := range ids {
-				ids[i] = f.call(t, "")
+				ids[i] = f.call(t, fmt.Sprintln("of call", i))
+			}
+			says := func(container, text string) {
+				eventually(t, "a function that prints "+text, func() bool { return strings.Contains(docker(t, "", "logs", container), text) })
+			}
+			running := func(call string) (container string) {
+				f.eventsOf(t, call, api.Running)
+				container = containerOf(t, f.allocationOf(t, call).ID)
+				says(container, "ready")
+				return container
 			}
 			containers := make([]string, quota)
-			for i, id := range ids[:quota] {
-				f.eventsOf(t, id, api.Running)
-				containers[i] = containerOf(t, f.allocationOf(t, id).ID)
+			for i := range containers {
+				containers[i] = running(ids[i])
 			}
 			if signal == syscall.SIGKILL {
 				require.NoError(t, own.kill())
 			} else {
 				require.NoError(t, own.stop(signal))
 			}
-			for _, container := range containers {
-				eventually(t, "the end of a function without funcd", func() bool {
-					return strings.Contains(docker(t, "", "logs", container), "slept for 3 seconds")
-				})
+			for i, container := range containers {
+				docker(t, "", "kill", "--signal", "USR1", container)
+				says(container, fmt.Sprintln("of call", i))
 				require.Equal(t, "true\n", docker(t, "", "inspect", "--format", "{{.State.Running}}", container), "its result waits for funcd")
 			}
 			require.Len(t, f.children(t), quota)
 
 			f.on = startOwn(t, name, o)
-			for _, id := range ids {
+			for i, id := range ids {
+				if i >= quota {
+					docker(t, "", "kill", "--signal", "USR1", running(id))
+				}
 				out := f.wait(t, id)
 				require.Equal(t, http.StatusOK, out.status, out.body)
-				require.Equal(t, "slept for 3 seconds\n", out.body)
+				require.Equal(t, fmt.Sprintf("ready\nof call %d\n", i), out.body)
 				require.Equal(t, []string{"CALL", "PENDING", "RUNNING", "FINISHED"}, kinds(f.eventsOf(t, id, api.Finished)), "it ran once")
 				require.Equal(t, http.StatusNotFound, f.output(t, id).status)
 			}

@@ -264,7 +264,7 @@ func (s *stack) allocations() ([]string, error) {
 // noContainers waits until Docker has no container of the allocations, running or not.
 func noContainers(allocations []string) error {
 	var left []string
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(pollPause) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(pollPause) {
 		out, err := exec.Command("docker", "ps", "--all", "--no-trunc", "--format", `{{.Label "com.hashicorp.nomad.alloc_id"}} {{.Names}} {{.Status}}`).Output()
 		if err != nil {
 			return fmt.Errorf("docker ps: %w", err)

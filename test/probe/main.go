@@ -14,6 +14,7 @@
 //	fs               follow the lines of standard input: "write PATH TEXT", "read PATH" or "list DIR", and print what comes of each
 //	tty              print which of the standard streams are a terminal and copy the lines of standard input to standard error, with "got" before each
 //	signal SECONDS   print the number of the first signal that comes to standard error, and exit with 128 and it; without one in the seconds with 0
+//	ready            print "ready", wait for SIGUSR1, and copy standard input
 //	confined         print what /proc/self/status says of capabilities and privileges, and the most processes of the control group
 //	interfaces       print the network interfaces and their IPv4 addresses, a line each
 //	find             print the files that hold what is on standard input, of all that it may read, and of its processes' environments
@@ -57,6 +58,7 @@ var commands = map[string]func(n int, stdin io.Reader, stdout, stderr io.Writer)
 	"find":       find,
 	"tty":        tty,
 	"signal":     awaitSignal,
+	"ready":      ready,
 	"confined":   confined,
 }
 

@@ -42,6 +42,15 @@ func awaitSignal(seconds int, _ io.Reader, _, stderr io.Writer) error {
 	}
 }
 
+func ready(_ int, stdin io.Reader, stdout, _ io.Writer) error {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1)
+	fmt.Fprintln(stdout, "ready")
+	<-signals
+	_, err := io.Copy(stdout, stdin)
+	return err
+}
+
 func confined(_ int, _ io.Reader, stdout, _ io.Writer) error {
 	text, err := os.ReadFile("/proc/self/status")
 	if err != nil {
