@@ -211,12 +211,46 @@ account "*" {
 #   allow {
 #     host_networking = false
 #   }
+#
+#   # Where the account's functions and pulls are in Nomad. What is not set is as in the block of "*", and what is not set there as in the nomad block above. A
+#   # namespace, node pool or datacenter that Nomad has not, or a constraint that is none, is an error at the start. Change a namespace while the account has no
+#   # calls: those that run in the old one fail. Links, VolumesFrom and logins are those of the namespace.
+#   nomad {
+#     namespace   = "team"
+#     node_pool   = "team"
+#     datacenters = ["dc1", "eu-*"]
+#     priority    = 40
+#
+#     # Which nodes, by their attributes: attr.…, meta.… and node.…, as in a job file without the braces. Operators are those of Nomad, = if there is none.
+#     constraint {
+#       attribute = "meta.rack"
+#       operator  = "regexp"
+#       value     = "^r[12]$"
+#     }
+#
+#     # Over which values of an attribute calls are spread.
+#     spread {
+#       attribute = "node.datacenter"
+#       weight    = 80
+#       target "dc1" {
+#         percent = 70
+#       }
+#     }
+#
+#     # What the docker driver's configuration has for each container, beside what funcd says: cgroupns, container_exists_attempts, cpu_cfs_period,
+#     # cpu_hard_limit, devices, dns_options, dns_search_domains, dns_servers, extra_hosts, group_add, image_pull_timeout, logging, oom_score_adj,
+#     # readonly_rootfs, runtime, shm_size, storage_opt, sysctl, ulimit. A block is an object. No environment: it would be read by all who may read jobs.
+#     docker = {
+#       dns_servers = ["10.0.0.53"]
+#       ulimit      = { nofile = "4096:8192" }
+#     }
+#   }
 # }
 
 # What a ContainerSize reserves: cpu in MHz, or whole cores, and memory in MB, which is a hard limit. Those that are not named keep the
 # defaults: s1 100/64, s2 200/128, s3 300/256, s4 500/512, m1 1000/1024, m2 2000/2048, m3 2000/4096, l1 4000/4096, l2 4000/8192,
 # l3 8000/16384. funcd adds 10 MB for its runner. With memory_max it may have more while the client has it to spare, up to that limit; it needs Nomad's
-# memory oversubscription, and is ignored without. Calls of a size with a node_pool run there.
+# memory oversubscription, and is ignored without. Calls of a size with a node_pool run there, whatever their account's is.
 #
 # size "l3" {
 #   cores      = 8

@@ -1,4 +1,4 @@
-# What funcd's Nomad token must allow, in the namespace that functions run in.
+# What funcd's Nomad token must allow, in the namespace that functions run in: one such block for each where accounts have their own.
 #   nomad acl policy apply funcd nomad-policy.hcl
 namespace "default" {
   # list-jobs, read-job: what has become of calls. submit-job, dispatch-job: functions and their calls, and their end.

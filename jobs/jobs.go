@@ -25,18 +25,16 @@ import (
 // Options is what an operator decides about all functions' jobs.
 type Options struct {
 	Region         string
-	Namespace      string
-	Datacenters    []string
-	NodePool       string
-	Priority       int
-	Sizes          map[string]Size // by ContainerSize; all of api.Sizes
-	MaxKillTimeout time.Duration   // the clients' max_kill_timeout, over which Nomad would cut it
-	PidsLimit      int             // processes in a container, 0 for the clients' default
-	Cluster        string          // the id of the funcd cluster, as several may share a Nomad; empty while it is not known
-	CapDrop        []string        // capabilities that containers have not, beside those that Docker takes from them
-	HostNetwork    string          // of the clients, where ports are published; empty for the default
-	APIAddress     string          // where clients reach the API, for the jobs' pages; empty for no link
-	PullTime       time.Duration   // of one image on one node, by RenderPull; 0 for the clients' default
+	Placement                           // of accounts that have none of their own
+	Accounts       map[string]Placement // those that have
+	Sizes          map[string]Size      // by ContainerSize; all of api.Sizes
+	MaxKillTimeout time.Duration        // the clients' max_kill_timeout, over which Nomad would cut it
+	PidsLimit      int                  // processes in a container, 0 for the clients' default
+	Cluster        string               // the id of the funcd cluster, as several may share a Nomad; empty while it is not known
+	CapDrop        []string             // capabilities that containers have not, beside those that Docker takes from them
+	HostNetwork    string               // of the clients, where ports are published; empty for the default
+	APIAddress     string               // where clients reach the API, for the jobs' pages; empty for no link
+	PullTime       time.Duration        // of one image on one node, by RenderPull; 0 for the clients' default
 	Runner         Runner
 	Login          string // the image's registry, if the job's Nomad Variable holds a login for it, see LoginPath
 }
@@ -162,6 +160,12 @@ func (o *Options) Validate() error {
 	if (o.Runner.SocketDir == "") == (o.Runner.URL == "") {
 		return errors.New("runner: exactly one of a socket directory and a URL must be set")
 	}
+	for _, account := range slices.Sorted(maps.Keys(o.Accounts)) {
+		p := o.Accounts[account]
+		if err := p.Validate(); err != nil {
+			return fmt.Errorf("account %q: %w", account, err)
+		}
+	}
 	if o.Runner.URL != "" && o.Runner.ArchiveSHA256 == "" {
 		return errors.New("runner: a runner that is downloaded needs its checksum")
 	}
@@ -184,15 +188,11 @@ func Render(d *api.Definition, o Options) (*nomad.Job, error) {
 	if d.Function.HostConfig.NetworkMode == "none" && o.Runner.URL != "" {
 		return nil, api.Errorf(api.Invalid, "HostConfig.NetworkMode: none can't be had here, as containers reach funcd over their network (runner mode http)")
 	}
-	job := nomad.NewBatchJob(ID(d.Account, d.Function.Name), ID(d.Account, d.Function.Name), o.Region, o.Priority)
+	placement := o.For(d.Account)
+	job := nomad.NewBatchJob(ID(d.Account, d.Function.Name), ID(d.Account, d.Function.Name), o.Region, placement.Priority)
 	o.region(job)
-	if o.Namespace != "" {
-		job.Namespace = &o.Namespace
-	}
-	if pool := cmp.Or(size.NodePool, o.NodePool); pool != "" {
-		job.NodePool = &pool
-	}
-	job.Datacenters = slices.Clone(o.Datacenters)
+	placement.place(job, cmp.Or(size.NodePool, placement.NodePool))
+	placement.spread(job)
 	job.ParameterizedJob = &nomad.ParameterizedJobConfig{Payload: "forbidden", MetaOptional: []string{MetaCall, MetaSlot}}
 	job.Meta = map[string]string{
 		MetaFunction: d.ID,
@@ -214,6 +214,9 @@ func Render(d *api.Definition, o Options) (*nomad.Job, error) {
 	group.ReschedulePolicy = &nomad.ReschedulePolicy{Attempts: new(0), Unlimited: new(false)}
 	group.EphemeralDisk = &nomad.EphemeralDisk{SizeMB: new(diskMB)}
 	task := task(d, size, o)
+	if err := placement.dress(task, d.Function.HostConfig.NetworkMode); err != nil {
+		return nil, err
+	}
 	if err := publish(d, group, task, o); err != nil {
 		return nil, err
 	}

@@ -39,6 +39,7 @@ type goldenCase struct {
 		CapDrop        []string
 		MaxKillTimeout string
 		Sizes          map[string]Size
+		Accounts       map[string]Placement
 	}
 }
 
@@ -49,7 +50,7 @@ const (
 
 func testOptions() Options {
 	return Options{
-		Region: "global", Datacenters: []string{"*"}, Priority: 50, Sizes: DefaultSizes(), MaxKillTimeout: DefaultMaxKillTimeout,
+		Region: "global", Placement: Placement{Datacenters: []string{"*"}, Priority: 50}, Sizes: DefaultSizes(), MaxKillTimeout: DefaultMaxKillTimeout,
 		PidsLimit: 1024, Runner: Runner{SocketDir: "/var/lib/funcd/runner"},
 	}
 }
@@ -82,7 +83,7 @@ func TestGolden(t *testing.T) {
 			}
 			o.Namespace, o.NodePool = c.Options.Namespace, c.Options.NodePool
 			o.HostNetwork, o.Cluster, o.Login = c.Options.HostNetwork, c.Options.Cluster, c.Options.Login
-			o.CapDrop = c.Options.CapDrop
+			o.CapDrop, o.Accounts = c.Options.CapDrop, c.Options.Accounts
 			if c.Options.PidsLimit != 0 {
 				o.PidsLimit = c.Options.PidsLimit
 			}

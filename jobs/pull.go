@@ -2,7 +2,6 @@ package jobs
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	nomad "github.com/hashicorp/nomad/api"
@@ -36,18 +35,26 @@ func LoginPath(job string) (string, error) {
 	return path, nil
 }
 
+// PullID returns the id of a job that pulls an image for an account. unique holds no hyphen.
+func PullID(account, unique string) string { return PullPrefix + account + "-" + unique }
+
+// AccountOf returns the account that a job of a function, of a call or of a pull is of. ok is false for other jobs.
+func AccountOf(job string) (account string, ok bool) {
+	if rest, pull := strings.CutPrefix(job, PullPrefix); pull {
+		account, _, ok = strings.Cut(rest, "-")
+		return account, ok
+	}
+	account, _, ok = ParseID(job)
+	return account, ok
+}
+
 // RenderPull returns the job that has every node pull an image: its container is of the image, does nothing and ends at once. The docker
 // driver's own pull is what counts.
 func RenderPull(id string, p *api.ImagePull, o Options) (*nomad.Job, error) {
-	job := nomad.NewSysbatchJob(id, id, o.Region, o.Priority)
+	placement := o.For(p.Account)
+	job := nomad.NewSysbatchJob(id, id, o.Region, placement.Priority)
 	o.region(job)
-	if o.Namespace != "" {
-		job.Namespace = &o.Namespace
-	}
-	if o.NodePool != "" {
-		job.NodePool = &o.NodePool
-	}
-	job.Datacenters = slices.Clone(o.Datacenters)
+	placement.place(job, placement.NodePool)
 	job.Meta = map[string]string{MetaAccount: p.Account}
 	text := fmt.Sprintf("Pulls image `%s` onto every node for account **%s** of funcd, and is removed when they have it.", p.Ref, p.Account)
 	job.UI = &nomad.JobUIConfig{Description: text[:min(len(text), maxDescription)]}

@@ -5,12 +5,14 @@
 package nomad
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -85,9 +87,8 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Token != "" {
 		c.SecretID = cfg.Token
 	}
-	if cfg.Options.Namespace != "" {
-		c.Namespace = cfg.Options.Namespace
-	}
+	// Every request says its namespace.
+	cfg.Options = withNamespaces(cfg.Options, cmp.Or(c.Namespace, nomad.DefaultNamespace))
 	client, err := nomad.NewClient(c)
 	if err != nil {
 		return nil, fmt.Errorf("the Nomad client: %w", err)
@@ -106,14 +107,14 @@ func New(cfg Config) (*Client, error) {
 	}, nil
 }
 
-func (c *Client) query(ctx context.Context) (*nomad.QueryOptions, context.CancelFunc) {
+func (c *Client) query(ctx context.Context, namespace string) (*nomad.QueryOptions, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
-	return (&nomad.QueryOptions{}).WithContext(ctx), cancel
+	return (&nomad.QueryOptions{Namespace: namespace}).WithContext(ctx), cancel
 }
 
-func (c *Client) write(ctx context.Context) (*nomad.WriteOptions, context.CancelFunc) {
+func (c *Client) write(ctx context.Context, namespace string) (*nomad.WriteOptions, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
-	return (&nomad.WriteOptions{}).WithContext(ctx), cancel
+	return (&nomad.WriteOptions{Namespace: namespace}).WithContext(ctx), cancel
 }
 
 // nonexistent is how Nomad names what a job is to be in and is not there.
@@ -144,7 +145,7 @@ func translate(err error, doing string) error {
 func (c *Client) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
-	q := (&nomad.QueryOptions{}).WithContext(ctx)
+	q := (&nomad.QueryOptions{Namespace: c.cfg.Options.Namespace}).WithContext(ctx)
 	var leader string
 	if _, err := c.nomad.Raw().Query("/v1/status/leader", &leader, q); err != nil {
 		return api.Wrap(api.Unavailable, err, "Nomad does not answer")
@@ -161,7 +162,7 @@ func (c *Client) Register(ctx context.Context, d *api.Definition) error {
 	if err != nil {
 		return err
 	}
-	w, cancel := c.write(ctx)
+	w, cancel := c.write(ctx, c.namespaceOf(*job.ID))
 	defer cancel()
 	if _, _, err = c.nomad.Jobs().Register(job, w); err != nil {
 		return translate(err, "registering the function")
@@ -189,7 +190,7 @@ func (c *Client) Dispatch(ctx context.Context, account, name, call string, start
 // dispatch starts a container. The token makes a repetition harmless. id is what the container is told under the key of meta, and part of the
 // job's name.
 func (c *Client) dispatch(ctx context.Context, account, name, meta, id, token, prefix string) (job string, err error) {
-	w, cancel := c.write(ctx)
+	w, cancel := c.write(ctx, c.namespaceOf(jobs.ID(account, name)))
 	defer cancel()
 	w.IdempotencyToken = token
 	resp, _, err := c.nomad.Jobs().DispatchOpts(&nomad.DispatchOptions{
@@ -205,7 +206,7 @@ func (c *Client) dispatch(ctx context.Context, account, name, meta, id, token, p
 
 // Stop stops the job of a call: its function gets the StopSignal and, after the kill_timeout, SIGKILL. It is no error if it is gone.
 func (c *Client) Stop(ctx context.Context, job string) error {
-	w, cancel := c.write(ctx)
+	w, cancel := c.write(ctx, c.namespaceOf(job))
 	defer cancel()
 	_, _, err := c.nomad.Jobs().Deregister(job, false, w)
 	if err := translate(err, "stopping a call"); api.CodeOf(err) != api.NotFound {
@@ -241,17 +242,19 @@ func (c *Client) StopAll(ctx context.Context) error {
 
 // running returns the jobs of all allocations that have not ended, of functions and of pulls.
 func (c *Client) running(ctx context.Context) ([]string, error) {
-	q, cancel := c.query(ctx)
-	defer cancel()
-	q.Filter = `ClientStatus == "pending" or ClientStatus == "running"`
-	allocations, _, err := c.nomad.Allocations().List(q)
-	if err != nil {
-		return nil, translate(err, "listing the containers")
-	}
 	var running []string
-	for _, a := range allocations {
-		if strings.HasPrefix(a.JobID, jobs.Prefix) || strings.HasPrefix(a.JobID, jobs.PullPrefix) {
-			running = append(running, a.JobID)
+	for _, namespace := range c.namespaces() {
+		q, cancel := c.query(ctx, namespace)
+		q.Filter = `ClientStatus == "pending" or ClientStatus == "running"`
+		allocations, _, err := c.nomad.Allocations().List(q)
+		cancel()
+		if err != nil {
+			return nil, translate(err, "listing the containers")
+		}
+		for _, a := range allocations {
+			if (strings.HasPrefix(a.JobID, jobs.Prefix) || strings.HasPrefix(a.JobID, jobs.PullPrefix)) && c.namespaceOf(a.JobID) == namespace {
+				running = append(running, a.JobID)
+			}
 		}
 	}
 	return running, nil
@@ -283,6 +286,8 @@ func (c *Client) Slots(ctx context.Context) ([]api.Slot, error) {
 // listed is what is read of a job in a list. Of the many jobs that there may be, Nomad's own client would read everything.
 type listed struct {
 	ID         string
+	Namespace  string
+	Status     string
 	Stop       bool
 	SubmitTime int64 // in nanoseconds
 	Meta       map[string]string
@@ -290,9 +295,28 @@ type listed struct {
 	ModifyIndex, JobModifyIndex uint64
 }
 
-// list lists jobs by the prefix of their id and a filter expression, with their meta.
+// list lists the jobs of functions or pulls by the prefix of their id and a filter expression, with their meta, in all namespaces that they may be in.
 func (c *Client) list(ctx context.Context, prefix, filter, doing string) ([]listed, error) {
-	q, cancel := c.query(ctx)
+	var all []listed
+	for _, namespace := range c.namespaces() {
+		list, err := c.listIn(ctx, namespace, prefix, filter, doing)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, list...)
+	}
+	return all, nil
+}
+
+// listIn is list in one namespace.
+func (c *Client) listIn(ctx context.Context, namespace, prefix, filter, doing string) ([]listed, error) {
+	list, err := c.listAny(ctx, namespace, prefix, filter, doing)
+	return slices.DeleteFunc(list, func(job listed) bool { return c.namespaceOf(job.ID) != namespace }), err
+}
+
+// listAny is listIn with those jobs too that are not to be in the namespace. It may be that of all.
+func (c *Client) listAny(ctx context.Context, namespace, prefix, filter, doing string) ([]listed, error) {
+	q, cancel := c.query(ctx, namespace)
 	defer cancel()
 	q.Prefix, q.Filter, q.Params = prefix, filter, map[string]string{"meta": "true"}
 	var list []listed

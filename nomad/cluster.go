@@ -17,7 +17,7 @@ const dockerDriver = "docker"
 // Resources returns what functions can run on and what the account has running on it. Any server may answer, with what it last heard of the
 // others. The error is of code Unavailable.
 func (c *Client) Resources(ctx context.Context, account string) (api.ClusterResources, error) {
-	q, cancel := c.query(ctx)
+	q, cancel := c.query(ctx, c.namespaceOf(jobs.ID(account, "")))
 	defer cancel()
 	q.AllowStale = true
 	q.Filter = fmt.Sprintf(`Status == %q`, nomad.NodeStatusReady)

@@ -10,7 +10,7 @@ import (
 // Draining returns the ids of the allocations that are on nodes that are being drained and have not ended. Nomad leaves those of batch jobs alone
 // until the drain's deadline. Any server may answer. The error is of code Unavailable.
 func (c *Client) Draining(ctx context.Context) (map[string]bool, error) {
-	q, cancel := c.query(ctx)
+	q, cancel := c.query(ctx, c.cfg.Options.Namespace)
 	defer cancel()
 	q.AllowStale = true
 	q.Filter = fmt.Sprintf("SchedulingEligibility == %q", nomad.NodeSchedulingIneligible) // as all are that are being drained
@@ -26,12 +26,14 @@ func (c *Client) Draining(ctx context.Context) (map[string]bool, error) {
 		q.Filter = fmt.Sprintf(`NodeID == %q and (ClientStatus == %q or ClientStatus == %q)`,
 			node.ID, nomad.AllocClientStatusPending, nomad.AllocClientStatusRunning)
 		q.Params = map[string]string{"task_states": "false"}
-		allocations, _, err := c.nomad.Allocations().List(q)
-		if err != nil {
-			return nil, asked(err, "listing the containers of a node that is being drained")
-		}
-		for _, a := range allocations {
-			draining[a.ID] = true
+		for _, q.Namespace = range c.namespaces() {
+			allocations, _, err := c.nomad.Allocations().List(q)
+			if err != nil {
+				return nil, asked(err, "listing the containers of a node that is being drained")
+			}
+			for _, a := range allocations {
+				draining[a.ID] = true
+			}
 		}
 	}
 	return draining, nil

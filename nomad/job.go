@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"strings"
 
-	nomad "github.com/hashicorp/nomad/api"
-
 	"github.com/funcd/funcd/api"
 	"github.com/funcd/funcd/jobs"
 )
@@ -24,15 +22,11 @@ func (c *Client) Job(d *api.Definition) (api.JobInspect, error) {
 	if err != nil {
 		return api.JobInspect{}, api.Wrap(api.Internal, err, "the job can't be shown as a job file")
 	}
-	namespace := nomad.DefaultNamespace
-	if job.Namespace != nil {
-		namespace = *job.Namespace
-	}
 	ui := c.cfg.UIAddress
 	if ui == "" {
 		ui = c.nomad.Address()
 	}
 	return api.JobInspect{
-		ID: *job.ID, Namespace: namespace, UI: strings.TrimSuffix(ui, "/") + jobs.PagePath(job), Job: text, HCL: string(hcl),
+		ID: *job.ID, Namespace: c.namespaceOf(*job.ID), UI: strings.TrimSuffix(ui, "/") + jobs.PagePath(job), Job: text, HCL: string(hcl),
 	}, nil
 }

@@ -82,7 +82,8 @@ func (c *Client) loginToRemove(ctx context.Context, job string) (remove func(con
 	if err != nil || !c.cfg.Variables {
 		return none, nil // there can be none
 	}
-	found, err := c.listLogins(ctx, job)
+	namespace := c.namespaceOf(job)
+	found, err := c.listLogins(ctx, namespace, job)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +91,7 @@ func (c *Client) loginToRemove(ctx context.Context, job string) (remove func(con
 		if v.Path == path {
 			return func(ctx context.Context) error {
 				c.logins.forget(job)
-				w, cancel := c.write(ctx)
+				w, cancel := c.write(ctx, namespace)
 				defer cancel()
 				_, err := c.nomad.Variables().CheckedDelete(path, v.ModifyIndex, w)
 				if _, ok := errors.AsType[nomad.ErrCASConflict](err); ok {
@@ -111,7 +112,7 @@ func (c *Client) writeLogin(ctx context.Context, job string, login *api.Registry
 	}
 	v := nomad.NewVariable(path)
 	v.Items[jobs.LoginUsername], v.Items[jobs.LoginPassword] = login.Username, login.Password
-	w, cancel := c.write(ctx)
+	w, cancel := c.write(ctx, c.namespaceOf(job))
 	defer cancel()
 	_, _, err = c.nomad.Variables().Create(v, w)
 	if err != nil {
@@ -125,12 +126,12 @@ func (c *Client) removeLogin(ctx context.Context, job string) error {
 	if err != nil {
 		return nil // it never had one
 	}
-	return c.removeVariable(ctx, path)
+	return c.removeVariable(ctx, c.namespaceOf(job), path)
 }
 
 // removeVariable removes a Nomad Variable. It is no error if it is gone.
-func (c *Client) removeVariable(ctx context.Context, path string) error {
-	w, cancel := c.write(ctx)
+func (c *Client) removeVariable(ctx context.Context, namespace, path string) error {
+	w, cancel := c.write(ctx, namespace)
 	defer cancel()
 	_, err := c.nomad.Variables().Delete(path, w)
 	return gone(err)
@@ -144,13 +145,13 @@ func gone(err error) error {
 	return nil
 }
 
-// listLogins lists the logins of jobs whose id has the prefix.
-func (c *Client) listLogins(ctx context.Context, prefix string) ([]*nomad.VariableMetadata, error) {
+// listLogins lists the logins in a namespace of jobs whose id has the prefix.
+func (c *Client) listLogins(ctx context.Context, namespace, prefix string) ([]*nomad.VariableMetadata, error) {
 	path, err := jobs.LoginPath(prefix)
 	if err != nil {
 		return nil, err
 	}
-	q, cancel := c.query(ctx)
+	q, cancel := c.query(ctx, namespace)
 	defer cancel()
 	list, _, err := c.nomad.Variables().PrefixList(path, q)
 	if err != nil {

@@ -116,7 +116,7 @@ func newFake(t *testing.T) (*fakeNomad, *Client) {
 func newClient(t *testing.T, address string) *Client {
 	c, err := New(Config{
 		Address: address, Token: "token", Timeout: 20 * time.Second, Logger: slog.New(slog.DiscardHandler),
-		Options: jobs.Options{Sizes: jobs.DefaultSizes(), Runner: jobs.Runner{SocketDir: "/x"}, MaxKillTimeout: time.Second, Priority: 50},
+		Options: jobs.Options{Sizes: jobs.DefaultSizes(), Runner: jobs.Runner{SocketDir: "/x"}, MaxKillTimeout: time.Second, Placement: jobs.Placement{Priority: 50}},
 	})
 	require.NoError(t, err)
 	t.Cleanup(c.nomad.Close)

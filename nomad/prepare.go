@@ -17,7 +17,7 @@ func (c *Client) Prepare(ctx context.Context, d *api.Definition) error {
 	d.Volumes = nil
 	for _, text := range d.Function.HostConfig.VolumesFrom {
 		name, readOnly, _ := api.ParseVolumesFrom(text)
-		volumes, err := c.volumesOf(ctx, name, readOnly)
+		volumes, err := c.volumesOf(ctx, c.namespaceOf(jobs.ID(d.Account, d.Function.Name)), name, readOnly)
 		if err != nil {
 			return err
 		}
@@ -27,9 +27,9 @@ func (c *Client) Prepare(ctx context.Context, d *api.Definition) error {
 	return err
 }
 
-// volumesOf returns the volumes that a job mounts.
-func (c *Client) volumesOf(ctx context.Context, name string, readOnly bool) ([]api.Volume, error) {
-	q, cancel := c.query(ctx)
+// volumesOf returns the volumes that a job of the namespace mounts.
+func (c *Client) volumesOf(ctx context.Context, namespace, name string, readOnly bool) ([]api.Volume, error) {
+	q, cancel := c.query(ctx, namespace)
 	defer cancel()
 	job, _, err := c.nomad.Jobs().Info(name, q)
 	if err := translate(err, "asking for a job's volumes"); api.CodeOf(err) == api.NotFound {
@@ -41,18 +41,18 @@ func (c *Client) volumesOf(ctx context.Context, name string, readOnly bool) ([]a
 	if err != nil {
 		return nil, err
 	}
-	return volumes, c.checkHostPaths(ctx, name, volumes)
+	return volumes, c.checkHostPaths(ctx, namespace, name, volumes)
 }
 
 // nodesAsked is how many nodes are asked for what is behind a volume: a job may run on all of a large cluster, where they will be alike.
 const nodesAsked = 10
 
 // checkHostPaths refuses host volumes that hold Docker's socket, on nodes that the job runs on. A token that may not read nodes sees none of it.
-func (c *Client) checkHostPaths(ctx context.Context, job string, volumes []api.Volume) error {
+func (c *Client) checkHostPaths(ctx context.Context, namespace, job string, volumes []api.Volume) error {
 	if !slices.ContainsFunc(volumes, func(v api.Volume) bool { return v.Type == "host" }) {
 		return nil
 	}
-	q, cancel := c.query(ctx)
+	q, cancel := c.query(ctx, namespace)
 	defer cancel()
 	allocations, _, err := c.nomad.Jobs().Allocations(job, false, q)
 	if err != nil {

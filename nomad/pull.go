@@ -19,7 +19,8 @@ import (
 // change. It returns when each has the image or has failed, as the last state says; with ctx's error when that ends first; with tell's. Other
 // errors are of code Unavailable, also where no node can pull.
 func (c *Client) PullImage(ctx context.Context, p api.ImagePull, tell func(api.PullState) error) error {
-	id := jobs.PullPrefix + strings.ReplaceAll(uuid.NewString(), "-", "")
+	id := jobs.PullID(p.Account, strings.ReplaceAll(uuid.NewString(), "-", ""))
+	namespace := c.namespaceOf(id)
 	job, err := jobs.RenderPull(id, &p, c.cfg.Options)
 	if err != nil {
 		return err
@@ -30,13 +31,13 @@ func (c *Client) PullImage(ctx context.Context, p api.ImagePull, tell func(api.P
 			return err
 		}
 	}
-	w, cancel := c.write(ctx)
+	w, cancel := c.write(ctx, namespace)
 	registered, _, err := c.nomad.Jobs().Register(job, w)
 	cancel()
 	if err != nil {
 		return asked(err, "starting a pull")
 	}
-	placed, err := c.placed(ctx, registered.EvalID)
+	placed, err := c.placed(ctx, namespace, registered.EvalID)
 	if err != nil {
 		return err
 	}
@@ -47,15 +48,15 @@ func (c *Client) PullImage(ctx context.Context, p api.ImagePull, tell func(api.P
 const pollTime = 5 * time.Second
 
 // poll returns the options of a question that is held until something is newer than index.
-func (c *Client) poll(ctx context.Context, index uint64) (*nomad.QueryOptions, context.CancelFunc) {
+func (c *Client) poll(ctx context.Context, namespace string, index uint64) (*nomad.QueryOptions, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(ctx, pollTime+c.cfg.Timeout)
-	return (&nomad.QueryOptions{WaitIndex: index, WaitTime: pollTime}).WithContext(ctx), cancel
+	return (&nomad.QueryOptions{Namespace: namespace, WaitIndex: index, WaitTime: pollTime}).WithContext(ctx), cancel
 }
 
 // placed returns an evaluation when Nomad is done with it.
-func (c *Client) placed(ctx context.Context, id string) (*nomad.Evaluation, error) {
+func (c *Client) placed(ctx context.Context, namespace, id string) (*nomad.Evaluation, error) {
 	for index := uint64(0); ; {
-		q, cancel := c.poll(ctx, index)
+		q, cancel := c.poll(ctx, namespace, index)
 		eval, meta, err := c.nomad.Evaluations().Info(id, q)
 		cancel()
 		switch {
@@ -82,7 +83,7 @@ func (c *Client) followPull(ctx context.Context, id string, p *api.ImagePull, pl
 	}
 	var told *api.PullState
 	for index := uint64(0); ; {
-		q, cancel := c.poll(ctx, index)
+		q, cancel := c.poll(ctx, c.namespaceOf(id), index)
 		allocations, meta, err := c.nomad.Jobs().Allocations(id, true, q)
 		cancel()
 		if err == nil && waiting > 0 {
@@ -120,7 +121,7 @@ func equal(a, b api.PullState) bool {
 
 // waiting returns how many nodes have no room for the job.
 func (c *Client) waiting(ctx context.Context, id string) (int, error) {
-	q, cancel := c.query(ctx)
+	q, cancel := c.query(ctx, c.namespaceOf(id))
 	defer cancel()
 	summary, _, err := c.nomad.Jobs().Summary(id, q)
 	if err != nil {
@@ -248,14 +249,16 @@ func (c *Client) ForgetPulls(ctx context.Context, before time.Time) error {
 	if !c.cfg.Variables {
 		return nil
 	}
-	found, err := c.listLogins(ctx, jobs.PullPrefix)
-	if err != nil {
-		return err
-	}
-	for _, v := range found {
-		if time.Unix(0, v.CreateTime).Before(before) {
-			if err := c.removeVariable(ctx, v.Path); err != nil {
-				return err
+	for _, namespace := range c.namespaces() {
+		found, err := c.listLogins(ctx, namespace, jobs.PullPrefix)
+		if err != nil {
+			return err
+		}
+		for _, v := range found {
+			if time.Unix(0, v.CreateTime).Before(before) {
+				if err := c.removeVariable(ctx, namespace, v.Path); err != nil {
+					return err
+				}
 			}
 		}
 	}

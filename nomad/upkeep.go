@@ -80,7 +80,7 @@ func (c *Client) Drifted(ctx context.Context, d *api.Definition) (bool, error) {
 	if err := c.upkeep.Wait(ctx); err != nil {
 		return false, err
 	}
-	w, cancel := c.write(ctx)
+	w, cancel := c.write(ctx, c.namespaceOf(*job.ID))
 	defer cancel()
 	plan, _, err := c.nomad.Jobs().Plan(job, true, w)
 	if err != nil {
@@ -93,7 +93,7 @@ func (c *Client) Drifted(ctx context.Context, d *api.Definition) (bool, error) {
 // (hashicorp/nomad#6970). It is no error if they are gone. Those of another function that has the name now are left alone.
 func (c *Client) Remove(ctx context.Context, account, name, function string) error {
 	id := jobs.ID(account, name)
-	children, err := c.list(ctx, id+"/dispatch-", "", "listing the function's calls")
+	children, err := c.listIn(ctx, c.namespaceOf(id), id+"/dispatch-", "", "listing the function's calls")
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func (c *Client) Remove(ctx context.Context, account, name, function string) err
 	if err != nil {
 		return err
 	}
-	q, cancel := c.query(ctx)
+	q, cancel := c.query(ctx, c.namespaceOf(id))
 	defer cancel()
 	job, _, err := c.nomad.Jobs().Info(id, q)
 	if err := translate(err, "asking for the function's job"); api.CodeOf(err) == api.NotFound {
@@ -136,7 +136,11 @@ func (c *Client) Purge(ctx context.Context, job string) error {
 
 // purge is Purge at once.
 func (c *Client) purge(ctx context.Context, job string) error {
-	w, cancel := c.write(ctx)
+	return c.purgeIn(ctx, c.namespaceOf(job), job)
+}
+
+func (c *Client) purgeIn(ctx context.Context, namespace, job string) error {
+	w, cancel := c.write(ctx, namespace)
 	defer cancel()
 	_, _, err := c.nomad.Jobs().Deregister(job, true, w)
 	if err := translate(err, "purging a job"); api.CodeOf(err) != api.NotFound {
@@ -155,28 +159,28 @@ func (c *Client) EndedJobs(ctx context.Context) ([]api.EndedJob, error) {
 		return nil, err
 	}
 	var ended []api.EndedJob
-	for token := ""; ; {
-		list, next, err := c.endedPage(ctx, token)
-		if err != nil {
-			return nil, err
-		}
-		for _, job := range list {
-			if !ours(job.Meta) {
-				continue
+	for _, namespace := range c.namespaces() {
+		for token, more := "", true; more; more = token != "" {
+			var list []listed
+			if list, token, err = c.endedPage(ctx, namespace, token); err != nil {
+				return nil, err
 			}
-			ended = append(ended, api.EndedJob{
-				Account: job.Meta[jobs.MetaAccount], Name: job.Meta[jobs.MetaName], Function: job.Meta[jobs.MetaFunction],
-				Job: job.ID, Call: job.Meta[jobs.MetaCall], Submitted: time.Unix(0, job.SubmitTime), Order: job.ModifyIndex,
-			})
-		}
-		if token = next; token == "" {
-			return ended, nil
+			for _, job := range list {
+				if !ours(job.Meta) || c.namespaceOf(job.ID) != namespace {
+					continue
+				}
+				ended = append(ended, api.EndedJob{
+					Account: job.Meta[jobs.MetaAccount], Name: job.Meta[jobs.MetaName], Function: job.Meta[jobs.MetaFunction],
+					Job: job.ID, Call: job.Meta[jobs.MetaCall], Submitted: time.Unix(0, job.SubmitTime), Order: job.ModifyIndex,
+				})
+			}
 		}
 	}
+	return ended, nil
 }
 
-func (c *Client) endedPage(ctx context.Context, token string) (list []listed, next string, err error) {
-	q, cancel := c.query(ctx)
+func (c *Client) endedPage(ctx context.Context, namespace, token string) (list []listed, next string, err error) {
+	q, cancel := c.query(ctx, namespace)
 	defer cancel()
 	q.Prefix, q.Filter = jobs.Prefix, `ParentID != "" and Status == "dead"`
 	q.PerPage, q.NextToken = endedPage, token
@@ -193,7 +197,7 @@ func (c *Client) endedPage(ctx context.Context, token string) (list []listed, ne
 // stop. The time is the zero one for a job that never had a container, or whose containers Nomad has forgotten. The error is of code
 // Unavailable.
 func (c *Client) Ended(ctx context.Context, job string) (end time.Time, ok bool, err error) {
-	q, cancel := c.query(ctx)
+	q, cancel := c.query(ctx, c.namespaceOf(job))
 	defer cancel()
 	allocations, _, err := c.nomad.Jobs().Allocations(job, true, q)
 	if err := translate(err, "asking for a container's end"); err != nil && api.CodeOf(err) != api.NotFound {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	nomad "github.com/hashicorp/nomad/api"
@@ -45,15 +46,24 @@ func (c *Client) Watch(ctx context.Context, d *api.Definition, job string) (upda
 	}
 }
 
-// Run follows Nomad's events until ctx ends. Their stream may miss some without an error: its buffer is short, and a resumed one goes on
-// with what is left in it. So every connection asks for the state of all watched jobs first, then follows.
+// Run follows the events of all namespaces until ctx ends. A stream is of one: that of all is refused to a token that may not read each that there is.
 func (c *Client) Run(ctx context.Context) {
+	var streams sync.WaitGroup
+	defer streams.Wait()
+	for _, namespace := range c.namespaces() {
+		streams.Go(func() { c.run(ctx, namespace) })
+	}
+}
+
+// run follows Nomad's events in a namespace until ctx ends. Their stream may miss some without an error: its buffer is short, and a resumed one goes on
+// with what is left in it. So every connection asks for the state of all watched jobs first, then follows.
+func (c *Client) run(ctx context.Context, namespace string) {
 	const first, most = 100 * time.Millisecond, 10 * time.Second
 	wait, down := first, false
 	for ctx.Err() == nil {
-		err := c.follow(ctx, func() {
+		err := c.follow(ctx, namespace, func() {
 			if down {
-				c.log.Info("Nomad answers again")
+				c.log.Info("Nomad answers again", "namespace", namespace)
 			}
 			wait, down = first, false
 		})
@@ -61,7 +71,7 @@ func (c *Client) Run(ctx context.Context) {
 			return
 		}
 		if !down {
-			c.log.Warn("Nomad's events are not followed, trying again", "error", err)
+			c.log.Warn("Nomad's events are not followed, trying again", "namespace", namespace, "error", err)
 			down = true
 		}
 		select {
@@ -72,18 +82,20 @@ func (c *Client) Run(ctx context.Context) {
 	}
 }
 
-func (c *Client) follow(ctx context.Context, connected func()) error {
+func (c *Client) follow(ctx context.Context, namespace string, connected func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	topics := map[nomad.Topic][]string{nomad.TopicAllocation: {"*"}, nomad.TopicEvaluation: {"*"}, nomad.TopicJob: {"*"}}
-	stream, err := c.nomad.EventStream().Stream(ctx, topics, 0, &nomad.QueryOptions{})
+	stream, err := c.nomad.EventStream().Stream(ctx, topics, 0, &nomad.QueryOptions{Namespace: namespace})
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
 	watched := make([]string, 0, len(c.watches))
 	for job := range c.watches {
-		watched = append(watched, job)
+		if c.namespaceOf(job) == namespace {
+			watched = append(watched, job)
+		}
 	}
 	c.mu.Unlock()
 	for _, job := range watched {
@@ -106,10 +118,10 @@ func (c *Client) follow(ctx context.Context, connected func()) error {
 				return events.Err
 			}
 			for i := range events.Events {
-				if e := &events.Events[i]; e.Topic == nomad.TopicJob && e.Type == "JobDeregistered" {
+				if e := &events.Events[i]; e.Topic != nomad.TopicJob {
+					c.event(namespace, e)
+				} else if e.Type == "JobDeregistered" && c.namespaceOf(e.Key) == namespace {
 					deregistered[e.Key] = struct{}{}
-				} else {
-					c.event(e)
 				}
 			}
 		case <-ask.C:
@@ -133,14 +145,15 @@ func (c *Client) watched(job string) bool {
 	return len(c.watches[job]) > 0
 }
 
-func (c *Client) event(e *nomad.Event) {
+// event takes note of an event of the namespace. Jobs that are not to be there may have any name.
+func (c *Client) event(namespace string, e *nomad.Event) {
 	switch e.Topic {
 	case nomad.TopicAllocation:
-		if alloc, err := e.Allocation(); err == nil && alloc != nil {
+		if alloc, err := e.Allocation(); err == nil && alloc != nil && c.namespaceOf(alloc.JobID) == namespace {
 			c.updateAllocation(alloc.JobID, alloc.Stub())
 		}
 	case nomad.TopicEvaluation:
-		if eval, err := e.Evaluation(); err == nil && eval != nil {
+		if eval, err := e.Evaluation(); err == nil && eval != nil && c.namespaceOf(eval.JobID) == namespace {
 			c.updateEvaluation(eval.JobID, eval)
 		}
 	}
@@ -148,7 +161,7 @@ func (c *Client) event(e *nomad.Event) {
 
 // refresh asks Nomad for the state of one job.
 func (c *Client) refresh(ctx context.Context, job string) error {
-	q, cancel := c.query(ctx)
+	q, cancel := c.query(ctx, c.namespaceOf(job))
 	defer cancel()
 	allocs, _, err := c.nomad.Jobs().Allocations(job, true, q)
 	if err != nil {

@@ -9,6 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -101,7 +104,13 @@ func TestNomadPolicyIsEnough(t *testing.T) {
 		require.Equal(t, http.StatusOK, a.status, a.body)
 		return a
 	}
-	asOperator(http.MethodPut, "/v1/acl/policy/funcd", map[string]string{"Name": "funcd", "Rules": readFile(t, "../configs/nomad-policy.hcl")})
+	asOperator(http.MethodPut, "/v1/namespace", map[string]string{"Name": "theirs"})
+	asOperator(http.MethodPut, "/v1/namespace", map[string]string{"Name": "others"})
+	rules := readFile(t, "../configs/nomad-policy.hcl")
+	theirs := regexp.MustCompile(`(?ms)^namespace "default" \{$.*?^\}$`).FindString(rules)
+	require.NotEmpty(t, theirs)
+	rules += strings.Replace(theirs, `"default"`, `"theirs"`, 1)
+	asOperator(http.MethodPut, "/v1/acl/policy/funcd", map[string]string{"Name": "funcd", "Rules": rules})
 	var token struct{ SecretID string }
 	made := asOperator(http.MethodPut, "/v1/acl/token", map[string]any{"Name": "funcd", "Type": "client", "Policies": []string{"funcd"}})
 	require.NoError(t, json.Unmarshal([]byte(made.body), &token))
@@ -111,9 +120,38 @@ func TestNomadPolicyIsEnough(t *testing.T) {
 	r.push(t, "env:2")
 	o := beside("acl")
 	o.nomad = address
-	o.config += fmt.Sprintf("nomad {\n  token = %q\n}\nregistry %q {\n  username = \"me\"\n  password = \"secret\"\n}\n", token.SecretID, r.host)
+	o.config += fmt.Sprintf("limits {\n  orphan_time = \"100s\"\n}\nnomad {\n  address = %q\n  token   = %q\n}\nregistry %q {\n  username = \"me\"\n  password = \"secret\"\n}\n", address, token.SecretID, r.host)
 	own := startOwn(t, "acl", o)
+	requireAll := func() {
+		t.Helper()
+		requireThatAllWorks(t, own, r)
+		require.NotContains(t, readFile(t, own.logFile), "refuses funcd's token")
+		require.NotContains(t, readFile(t, own.logFile), "events are not followed")
+		left := asOperator(http.MethodGet, "/v1/vars?prefix=nomad/jobs/&namespace=*", nil)
+		require.Equal(t, "[]", left.body, "no login is left")
+	}
+	requireAll()
 
+	// So it is where an account has a namespace of its own, and funcd's token sees nothing of a third.
+	require.NoError(t, own.stop(syscall.SIGTERM))
+	o.config += "account \"default\" {\n  nomad {\n    namespace = \"theirs\"\n  }\n}\n"
+	own = startOwn(t, "acl", o)
+	requireAll()
+	eventually(t, "the end of all that was in the account's old namespace", func() bool {
+		var list []struct{ Namespace string }
+		require.NoError(t, json.Unmarshal([]byte(asOperator(http.MethodGet, "/v1/jobs?namespace=*&prefix=func-", nil).body), &list))
+		require.NotEmpty(t, list)
+		return !slices.ContainsFunc(list, func(job struct{ Namespace string }) bool { return job.Namespace != "theirs" })
+	})
+	require.NoError(t, own.stop(syscall.SIGTERM))
+	status, stderr := runFuncd(t, ownAgent(t, own, strings.Replace(o.config, `"theirs"`, `"others"`, 1))...)
+	require.Equal(t, 2, status, stderr)
+	require.Contains(t, stderr, `account "default": Nomad has no namespace "others", or refuses funcd's token there`)
+}
+
+// requireThatAllWorks does what a funcd does with Nomad.
+func requireThatAllWorks(t *testing.T, own *stack, r *ownRegistry) {
+	t.Helper()
 	f := own.create(t, cold(program(r.host+"/env:1")))
 	out := f.sync(t, "")
 	require.Equal(t, http.StatusOK, out.status, out.body)
@@ -126,7 +164,4 @@ func TestNomadPolicyIsEnough(t *testing.T) {
 	waits.awaitReady(t, 1)
 	require.Equal(t, "HelloWorld\n", waits.sync(t, "").body)
 	require.NoError(t, own.RemoveFunction(t.Context(), f.Name))
-	require.NotContains(t, readFile(t, own.logFile), "refuses funcd's token")
-	left := asOperator(http.MethodGet, "/v1/vars?prefix=nomad/jobs/", nil)
-	require.Equal(t, "[]", left.body, "no login is left")
 }

@@ -47,6 +47,8 @@ type options struct {
 	noDev  bool   // without --dev
 	nomad  string // URL of the Nomad that it is told of; one that it starts itself if empty
 	consul string // host:port of Consul, as with nomad
+
+	namespace string // that functions are in, if the configuration says one
 }
 
 // stack is a running funcd with the Nomad and the Consul that it uses.
@@ -247,7 +249,7 @@ func beside(prefix string) options {
 
 // allocations returns the ids of all allocations of the stack's Nomad.
 func (s *stack) allocations() ([]string, error) {
-	resp, err := client.Get(s.nomad + "/v1/allocations")
+	resp, err := client.Get(s.nomad + "/v1/allocations?namespace=*")
 	if err != nil {
 		return nil, err
 	}
@@ -392,9 +394,20 @@ type allocation struct {
 // nomadGet asks the stack's Nomad. The answer is decoded into v.
 func (s *stack) nomadGet(t *testing.T, path string, v any) {
 	t.Helper()
-	a := request(t, http.MethodGet, s.nomad+path, "")
+	a := request(t, http.MethodGet, s.nomad+s.inNamespace(path), "")
 	require.Equal(t, http.StatusOK, a.status, "%s: %s", path, a.body)
 	require.NoError(t, json.Unmarshal([]byte(a.body), v), a.body)
+}
+
+// inNamespace returns the path in Nomad's API with the namespace that functions are in.
+func (s *stack) inNamespace(path string) string {
+	if s.namespace == "" {
+		return path
+	}
+	if strings.Contains(path, "?") {
+		return path + "&namespace=" + s.namespace
+	}
+	return path + "?namespace=" + s.namespace
 }
 
 // jobOf returns the path of a job in Nomad's API.

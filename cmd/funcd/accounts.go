@@ -13,6 +13,7 @@ const everyAccount = "*"
 type accountConfig struct {
 	Name  string       `hcl:"name,label"`
 	Allow *allowConfig `hcl:"allow,block"`
+	Nomad *placeConfig `hcl:"nomad,block"`
 }
 
 // allowConfig are the switches of an api.Policy.

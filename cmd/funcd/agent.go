@@ -175,10 +175,8 @@ func (a *agent) Start(ctx context.Context) error {
 	}
 	options := jobs.Options{
 		Region:         s.Nomad.Region,
-		Namespace:      s.Nomad.Namespace,
-		Datacenters:    s.Nomad.Datacenters,
-		NodePool:       s.Nomad.NodePool,
-		Priority:       s.Nomad.Priority,
+		Placement:      s.placement,
+		Accounts:       s.placements,
 		Sizes:          s.sizes,
 		MaxKillTimeout: s.maxKillTimeout,
 		PidsLimit:      s.Nomad.PidsLimit,
@@ -193,6 +191,9 @@ func (a *agent) Start(ctx context.Context) error {
 		PurgeRate: s.Nomad.PurgeRate, Variables: s.Nomad.Variables, Logins: a.images.Login, Logger: a.log,
 	})
 	if err != nil {
+		return err
+	}
+	if err := a.checkPlacement(ctx); err != nil {
 		return err
 	}
 	a.store, err = calls.Open(ctx, calls.Config{

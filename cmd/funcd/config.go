@@ -243,6 +243,8 @@ type settings struct {
 	deadTime       time.Duration
 	sizes          map[string]jobs.Size
 	logins         []images.Login
+	placement      jobs.Placement            // of accounts without a block of their own
+	placements     map[string]jobs.Placement // of the others
 }
 
 // functionPolicy is what the account's new functions may ask for.
@@ -343,6 +345,9 @@ func (c config) check() (*settings, error) {
 		}
 	}
 	if err := c.checkAccounts(); err != nil {
+		return nil, err
+	}
+	if err := s.place(); err != nil {
 		return nil, err
 	}
 	for _, r := range c.Registries {

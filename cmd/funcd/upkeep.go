@@ -48,6 +48,7 @@ func (a *agent) upkeep(ctx context.Context) error {
 	if err := a.functions.WaitReady(ctx); err != nil {
 		return err
 	}
+	orphans := max(upkeepPeriod, min(orphanPeriod, a.settings.orphanTime/10))
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	for _, part := range []struct {
@@ -58,7 +59,8 @@ func (a *agent) upkeep(ctx context.Context) error {
 		{"no containers are kept ready", a.scheduler.KeepWarm, upkeepPeriod},
 		{"functions are not repaired", a.service.Repair, upkeepPeriod},
 		{"pulls that were left behind stay", a.forgetPulls, upkeepPeriod},
-		{"removed functions are not cleared", a.service.RemoveOrphans, max(upkeepPeriod, min(orphanPeriod, a.settings.orphanTime/10))},
+		{"removed functions are not cleared", a.service.RemoveOrphans, orphans},
+		{"jobs in namespaces that their accounts had before stay", a.nomad.RemoveMisplaced, orphans},
 		{"ended containers are not purged", a.scheduler.PurgeEnded, upkeepPeriod},
 	} {
 		parts.Go(func() {
