@@ -39,8 +39,13 @@ type operation struct {
 
 // answer is one described answer.
 type answer struct {
-	header  map[string]*jsonschema.Schema
+	header  map[string]header
 	content map[string]media // by media type; empty: the answer has no body
+}
+
+type header struct {
+	schema   *jsonschema.Schema
+	required bool
 }
 
 type media struct {
@@ -171,16 +176,19 @@ func (r reader) answers(pointer string) (map[string]answer, error) {
 		if err != nil {
 			return nil, err
 		}
-		a := answer{header: map[string]*jsonschema.Schema{}, content: map[string]media{}}
+		a := answer{header: map[string]header{}, content: map[string]media{}}
 		headers, _ := response["headers"].(map[string]any)
 		for name := range headers {
-			_, pointer, err := r.at(pointer + "/headers/" + escape(name))
-			if err == nil {
-				a.header[name], err = r.compiler.Compile("openapi.json" + pointer + "/schema")
-			}
+			described, pointer, err := r.at(pointer + "/headers/" + escape(name))
 			if err != nil {
 				return nil, err
 			}
+			schema, err := r.compiler.Compile("openapi.json" + pointer + "/schema")
+			if err != nil {
+				return nil, err
+			}
+			required, _ := described["required"].(bool)
+			a.header[name] = header{schema, required}
 		}
 		content, _ := response["content"].(map[string]any)
 		for kind := range content {
@@ -259,8 +267,11 @@ func (d *Document) Check(method, escapedPath string, resp *http.Response) (body 
 	default:
 		return nil, wrong("no operation is described")
 	}
-	for name, schema := range a.header {
-		if err := schema.Validate(resp.Header.Get(name)); err != nil {
+	for name, h := range a.header {
+		if resp.Header.Get(name) == "" && !h.required {
+			continue
+		}
+		if err := h.schema.Validate(resp.Header.Get(name)); err != nil {
 			return nil, wrong("the header %s: %w", name, err)
 		}
 	}

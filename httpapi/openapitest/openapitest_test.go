@@ -24,7 +24,7 @@ const document = `{
     "/images/{ref}/json": {"get": {"responses": {"204": {"description": "it is there"}}}}
   },
   "components": {
-    "headers": {"Kind": {"schema": {"enum": ["none"]}}},
+    "headers": {"Kind": {"required": true, "schema": {"enum": ["none"]}}},
     "responses": {"NotFound": {"description": "none", "headers": {"Kind": {"$ref": "#/components/headers/Kind"}}, "content": {"text/plain": {}}}},
     "schemas": {"Thing": {"type": "object", "required": ["Name"], "properties": {"Name": {"type": "string"}}}}
   }
