@@ -3,8 +3,11 @@
 package test
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -105,5 +108,194 @@ func TestJobIsValidForNomad(t *testing.T) {
 		wrapped := &bytes.Buffer{}
 		require.NoError(t, json.NewEncoder(wrapped).Encode(map[string]json.RawMessage{"Job": json.RawMessage(text)}))
 		requireValid(t, wrapped.String(), string(hcl))
+	}
+}
+
+// shownJob is what Nomad's UI shows on the page of a job.
+type shownJob struct {
+	ID, Name, Status string
+	Meta             map[string]string
+	UI               struct {
+		Description string
+		Links       []struct{ Label, URL string }
+	}
+}
+
+// Someone who has Nomad's UI alone sees what a function is, and whose.
+func TestNomadShowsWhatAFunctionIs(t *testing.T) {
+	t.Parallel()
+	free, err := freePorts(1)
+	require.NoError(t, err)
+	o := beside("page")
+	o.http = "127.0.0.1:" + free[0]
+	own := startOwn(t, "page", o)
+	sized := program("funcd/fail", "5", "two words")
+	sized.ContainerSize, sized.Timeout = "s1", 77
+	f := own.create(t, sized)
+	require.Equal(t, "func-default-"+f.Name, f.job())
+	var shown shownJob
+	dev.nomadGet(t, jobOf(f.job()), &shown)
+	require.Equal(t, f.job(), shown.Name)
+	require.Equal(t, "Function **"+f.Name+"** of account **default**, run by funcd.\n\nCommand `/bin/fail 5 \"two words\"`\n\nImage `funcd/fail` (`"+
+		imageID(t, "funcd/fail")+"`), size s1, timeout 77 s.", shown.UI.Description)
+	require.Len(t, shown.UI.Links, 1)
+	require.Equal(t, own.url+"/funcs/"+f.Name, shown.UI.Links[0].URL, "the address of the API")
+	require.Equal(t, http.StatusOK, request(t, http.MethodGet, shown.UI.Links[0].URL, "").status)
+	require.Equal(t, "default", shown.Meta["funcd_account"], "the owner")
+	require.Equal(t, f.Name, shown.Meta["funcd_name"])
+	require.Equal(t, "1", shown.Meta["funcd_revision"])
+	require.NotEmpty(t, shown.Meta["funcd_function"])
+
+	size := "s2"
+	_, err = own.UpdateFunction(t.Context(), f.Name, api.FunctionUpdate{ContainerSize: &size})
+	require.NoError(t, err)
+	before := shown.Meta["funcd_function"]
+	dev.nomadGet(t, jobOf(f.job()), &shown)
+	require.Contains(t, shown.UI.Description, "size s2, timeout 77 s.")
+	require.Equal(t, "2", shown.Meta["funcd_revision"])
+	require.Equal(t, before, shown.Meta["funcd_function"], "the identity stays")
+	require.Equal(t, dev.nomad+"/ui/jobs/"+f.job()+"@default\n", own.cli(t).prints(t, "", "open", f.Name))
+}
+
+// nomadLog is what Nomad has of the output of an allocation's container.
+func (s *stack) nomadLog(t *testing.T, allocation, stream string) string {
+	t.Helper()
+	a := request(t, http.MethodGet, s.nomad+s.inNamespace("/v1/client/fs/logs/"+allocation+"?task=function&plain=true&type="+stream), "")
+	require.Equal(t, http.StatusOK, a.status, a.body)
+	return a.body
+}
+
+// Each call is a child by its id, with the function's own output as its logs, and the function's own end as its end.
+func TestNomadShowsEachCall(t *testing.T) {
+	t.Parallel()
+	const noise = "line one\n\x00 ünicode, and no end of line" // what is not UTF-8 does not get through Docker's own log, where Nomad reads it
+	for name, c := range map[string]struct {
+		function       api.Function
+		payload        string
+		stdout, stderr string
+		status         string // Nomad's of the child's allocation
+		ended          string // what Nomad says of its end
+	}{
+		"one that succeeds":           {program("funcd-test/probe", "cat"), noise, noise, "", "complete", "0 0"},
+		"one that writes to both":     {program("funcd-test/probe", "streams", "3"), "", "this is standard output\n", "this is standard error\n", "failed", "3 0"},
+		"one that fails":              {program("funcd/fail", "42"), "", "", "failing with exit status 42\n", "failed", "42 0"},
+		"one that is killed":          {program("funcd-test/probe", "kill", "9"), "", "", "", "failed", "137 0"},
+		"one that is out of memory":   {program("funcd-test/probe", "eat", "0"), "", "", "", "failed", "137 0"},
+		"one whose entrypoint is not": {program("funcd/hello", "/bin/none"), "", "", "", "failed", "127 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := dev.create(t, cold(c.function))
+			call := f.call(t, c.payload)
+			f.wait(t, call)
+			child := f.childOf(t, call)
+			require.Contains(t, child.ID, f.job()+"/dispatch-"+call+"-", "the call's id")
+			var shown shownJob
+			dev.nomadGet(t, jobOf(child.ID), &shown)
+			require.Equal(t, call, shown.Meta["call"])
+			allocation := f.allocationOf(t, call).ID
+			var state struct {
+				ClientStatus string
+				TaskStates   map[string]struct {
+					Events []struct {
+						Type             string
+						ExitCode, Signal int
+					}
+				}
+			}
+			eventually(t, "the end of the allocation", func() bool {
+				dev.nomadGet(t, "/v1/allocation/"+allocation, &state)
+				return state.ClientStatus == "complete" || state.ClientStatus == "failed"
+			})
+			require.Equal(t, c.status, state.ClientStatus)
+			var ends []string
+			for _, e := range state.TaskStates["function"].Events {
+				if e.Type == "Terminated" {
+					ends = append(ends, fmt.Sprint(e.ExitCode, " ", e.Signal))
+				}
+			}
+			require.Equal(t, []string{c.ended}, ends)
+			require.Equal(t, c.stdout, dev.nomadLog(t, allocation, "stdout"))
+			require.Equal(t, c.stderr, dev.nomadLog(t, allocation, "stderr"))
+		})
+	}
+}
+
+// What a function's owner keeps to itself is in none of Nomad's answers: the UUID, the environment, and what calls bring and get.
+func TestSecretsAreInNoneOfNomadsAnswers(t *testing.T) {
+	t.Parallel()
+	const secret, payload = "hunter4-of-the-function", "hunter5-of-the-caller"
+	// All that happens from now on, with its payloads, of all topics.
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, dev.nomad+"/v1/event/stream?namespace=*", nil)
+	require.NoError(t, err)
+	resp, err := client.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	events := make(chan string, 1)
+
+	quiet := program("funcd-test/probe", "streams", "0")
+	quiet.Config.Env = []string{"PASSWORD=" + secret}
+	quiet.Config.Labels = map[string]string{"funcd.warm": "1"}
+	f := dev.create(t, quiet)
+	go func() {
+		var all strings.Builder
+		lines := bufio.NewScanner(resp.Body)
+		lines.Buffer(nil, 16<<20)
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), f.Name) {
+				all.WriteString(lines.Text() + "\n")
+			}
+		}
+		events <- all.String()
+	}()
+	f.awaitReady(t, 1)
+	uuids := []string{f.UUID}
+	for range 2 { // by a slot, and cold
+		out := f.sync(t, payload, "X-Token", secret)
+		require.Equal(t, http.StatusOK, out.status, out.body)
+	}
+	call := f.call(t, payload)
+	require.Equal(t, http.StatusOK, f.wait(t, call).status)
+	refreshed, err := dev.UpdateFunction(t.Context(), f.Name, api.FunctionUpdate{Refresh: true})
+	require.NoError(t, err)
+	uuids = append(uuids, refreshed.UUID)
+	f.UUID = refreshed.UUID
+	out := f.sync(t, payload)
+	require.Equal(t, http.StatusOK, out.status, out.body)
+
+	answers := map[string]string{}
+	get := func(path string) {
+		a := request(t, http.MethodGet, dev.nomad+path, "")
+		require.Equal(t, http.StatusOK, a.status, path)
+		answers[path] = a.body
+	}
+	get("/v1/jobs?meta=true&prefix=" + f.job())
+	get(jobOf(f.job()))
+	get(jobOf(f.job()) + "/versions")
+	get(jobOf(f.job()) + "/summary")
+	for _, child := range f.dispatches(t) {
+		for _, more := range []string{"", "/versions", "/evaluations", "/allocations", "/deployments"} {
+			get(jobOf(child.ID) + more)
+		}
+		var list []allocation
+		dev.nomadGet(t, jobOf(child.ID)+"/allocations", &list)
+		for _, a := range list {
+			get("/v1/allocation/" + a.ID)
+			for _, stream := range []string{"stdout", "stderr"} {
+				// A container that starts has no log yet.
+				answers[stream+" of "+a.ID] = request(t, http.MethodGet, dev.nomad+"/v1/client/fs/logs/"+a.ID+"?task=function&plain=true&type="+stream, "").body
+			}
+		}
+	}
+	stop()
+	answers["the events"] = <-events
+	require.Contains(t, answers["the events"], "funcd_name", "they hold jobs")
+	require.Contains(t, fmt.Sprint(answers), "this is standard output", "they hold logs")
+	for what, text := range answers {
+		for _, hidden := range append(uuids, secret, payload) {
+			require.NotContains(t, text, hidden, what)
+		}
 	}
 }
