@@ -1,14 +1,18 @@
 package httpapi
 
 import (
+	"errors"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gorilla/mux"
 	"github.com/stretchr/testify/require"
 
+	"github.com/funcd/funcd/api"
 	"github.com/funcd/funcd/httpapi/openapitest"
 )
 
@@ -68,5 +72,26 @@ func TestDocumentSaysWhatIsSigned(t *testing.T) {
 		path := strings.NewReplacer("{name}", testName, "{uuid}", testUUID, "{call}", testCall, "{ref}", "ubuntu").Replace(o.Path)
 		resp, body := ask(t, server, o.Method, path, nil)
 		require.Equal(t, o.Signed, resp.StatusCode == http.StatusUnauthorized, "%s %s: %d %s", o.Method, o.Path, resp.StatusCode, body)
+	}
+}
+
+// TestFaultsOfEveryRoute: what goes wrong inside is 500 and told to nobody, whatever was asked for. No test of the real stack can cause it.
+func TestFaultsOfEveryRoute(t *testing.T) {
+	t.Parallel()
+	b := newBackend()
+	for _, of := range []string{"Credential", "ByUUID"} { // what each request of a group asks for
+		b.fail[of] = errors.New("10.0.0.7 refused the token hunter2")
+	}
+	server := serve(t, testConfig(b))
+	key := api.SigningKey{AccessKey: "AKOWNER", Secret: testSecret, Region: "local"}
+	for _, o := range document.Operations() {
+		if !slices.Contains(o.Statuses, "500") {
+			continue
+		}
+		path := strings.NewReplacer("{name}", testName, "{uuid}", testUUID, "{call}", testCall, "{ref}", "ubuntu").Replace(o.Path)
+		resp, body := signed(t, server, o.Method, path, "", key, time.Now(), nil)
+		require.Equal(t, http.StatusInternalServerError, resp.StatusCode, o.ID)
+		require.Equal(t, "internal error\n", body, o.ID)
+		require.Equal(t, string(api.Internal), resp.Header.Get(api.ErrorHeader), o.ID)
 	}
 }

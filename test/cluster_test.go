@@ -235,9 +235,9 @@ func TestRunnerIsDownloaded(t *testing.T) {
 }
 
 // newCredential makes an access key with the command, as before the first start of a server with this configuration file.
-func newCredential(t *testing.T, o options, config, account string) (key, secret string) {
+func newCredential(t *testing.T, o options, config, account string, more ...string) (key, secret string) {
 	t.Helper()
-	output, err := funcd(o, "credential", "--config", config, "create", "--account", account).CombinedOutput()
+	output, err := funcd(o, append([]string{"credential", "--config", config, "create", "--account", account}, more...)...).CombinedOutput()
 	require.NoError(t, err, "%s", output)
 	match := regexp.MustCompile(`Access key: (\S+)\nSecret key: (\S+)\n`).FindStringSubmatch(string(output))
 	require.Len(t, match, 3, "%s", output)

@@ -55,6 +55,7 @@ type media struct {
 
 // Operation is a method of a path.
 type Operation struct {
+	ID        string
 	Method    string
 	Path      string   // as the document has it
 	Versioned bool     // the path may have a version before it
@@ -110,7 +111,8 @@ func New(text []byte) (*Document, error) {
 			}
 			security, _ := described["security"].([]any)
 			method = strings.ToUpper(method)
-			o := Operation{method, template, p.versioned, len(security) > 0, slices.Sorted(maps.Keys(answers))}
+			id, _ := described["operationId"].(string)
+			o := Operation{id, method, template, p.versioned, len(security) > 0, slices.Sorted(maps.Keys(answers))}
 			p.operations[method] = operation{o, answers}
 		}
 		d.paths = append(d.paths, p)

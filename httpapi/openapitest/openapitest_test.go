@@ -14,7 +14,7 @@ const document = `{
   "paths": {
     "/things/{name}": {
       "servers": [{"url": "/"}, {"url": "/v{version}"}],
-      "get": {"security": [{"signature": []}], "responses": {
+      "get": {"operationId": "thing", "security": [{"signature": []}], "responses": {
         "200": {"description": "it", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Thing"}}}},
         "202": {"description": "later", "content": {"text/plain": {"schema": {"type": "string"}}}},
         "404": {"$ref": "#/components/responses/NotFound"}}},
@@ -115,10 +115,10 @@ func TestOperations(t *testing.T) {
 	d, err := New([]byte(document))
 	require.NoError(t, err)
 	require.Equal(t, []Operation{
-		{"GET", "/things/all", false, false, []string{"200"}},
-		{"GET", "/images/{ref}/json", false, false, []string{"204"}},
-		{"DELETE", "/things/{name}", true, false, []string{"204"}},
-		{"GET", "/things/{name}", true, true, []string{"200", "202", "404"}},
+		{"", "GET", "/things/all", false, false, []string{"200"}},
+		{"", "GET", "/images/{ref}/json", false, false, []string{"204"}},
+		{"", "DELETE", "/things/{name}", true, false, []string{"204"}},
+		{"thing", "GET", "/things/{name}", true, true, []string{"200", "202", "404"}},
 	}, d.Operations())
 }
 
