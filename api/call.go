@@ -41,7 +41,11 @@ type CallOptions struct {
 	Retries int           `json:",omitempty"` // funcd.retries: how often the call is started again after a failure of the function
 	MaxAge  time.Duration `json:",omitempty"` // funcd.maxage: a call that has waited for so long fails without a start; 0: none does
 	Keep    time.Duration `json:",omitempty"` // funcd.keep: how long the call is shown after its answer was fetched
+	Dead    bool          `json:",omitempty"` // funcd.dead: a call that has failed becomes a dead letter
 }
+
+// AtEnd tells whether something is to be done when the call ends, before it leaves the queue.
+func (o *CallOptions) AtEnd() bool { return o.Dead }
 
 // The headers of an Idempotency-Key, as in the IETF's draft-ietf-httpapi-idempotency-key-header and at Stripe: requests with the same one are one call.
 // ReplayedHeader is in the answers to all but the first.
@@ -55,6 +59,7 @@ const (
 type Once struct {
 	Key  string // the Idempotency-Key
 	Same string // a digest of what may not differ
+	Wait bool   // the caller waits for the answer
 }
 
 // CallKey is what is stored of an Idempotency-Key.

@@ -59,6 +59,10 @@ var labels = map[string]struct {
 		e.Calls.Keep, ok = duration(v)
 		return ok && e.Calls.Keep >= MinKeep
 	}, `a duration of a second or more, such as "90s" or "24h"`},
+	"funcd.dead": {func(e *Extensions, v string) bool {
+		e.Calls.Dead = v == "true"
+		return v == "true" || v == "false"
+	}, "true or false"},
 	"funcd.maxage": {func(e *Extensions, v string) (ok bool) {
 		e.Calls.MaxAge, ok = duration(v)
 		return ok
@@ -92,6 +96,9 @@ func (f *Function) Extensions() (Extensions, error) {
 		if !label.read(&e, f.Config.Labels[name]) {
 			return Extensions{}, Errorf(Invalid, "Config.Labels: %s: %.100q must be %s", name, f.Config.Labels[name], label.must)
 		}
+	}
+	if _, said := f.Config.Labels["funcd.dead"]; !said {
+		e.Calls.Dead = e.Calls.Retries > 0 // whoever wants a call tried again wants to know that it was in vain
 	}
 	if f.PublishesPorts() {
 		// The service of a port is that of one call, and carries its id from the container's start on.

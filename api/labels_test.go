@@ -34,10 +34,12 @@ func TestExtensions(t *testing.T) {
 		"the most reuse":   {map[string]string{"funcd.reuse.max": "1000000"}, with(func(e *Extensions) { e.ReuseMax = 1_000_000 })},
 		"idle":             {map[string]string{"funcd.idle": "90s"}, with(func(e *Extensions) { e.Idle = 90 * time.Second })},
 		"idle for a while": {map[string]string{"funcd.idle": "1h2m3.5s"}, with(func(e *Extensions) { e.Idle = time.Hour + 2*time.Minute + 3500*time.Millisecond })},
-		"retries":          {map[string]string{"funcd.retries": "3"}, with(func(e *Extensions) { e.Calls.Retries = 3 })},
+		"retries":          {map[string]string{"funcd.retries": "3"}, with(func(e *Extensions) { e.Calls.Retries, e.Calls.Dead = 3, true })},
 		"no retries":       {map[string]string{"funcd.retries": "0"}, with(func(*Extensions) {})},
-		"the most retries": {map[string]string{"funcd.retries": "100"}, with(func(e *Extensions) { e.Calls.Retries = 100 })},
+		"the most retries": {map[string]string{"funcd.retries": "100"}, with(func(e *Extensions) { e.Calls.Retries, e.Calls.Dead = 100, true })},
 		"keep":             {map[string]string{"funcd.keep": "24h"}, with(func(e *Extensions) { e.Calls.Keep = 24 * time.Hour })},
+		"dead letters":     {map[string]string{"funcd.dead": "true"}, with(func(e *Extensions) { e.Calls.Dead = true })},
+		"no dead letters":  {map[string]string{"funcd.dead": "false", "funcd.retries": "3"}, with(func(e *Extensions) { e.Calls.Retries = 3 })},
 		"an age":           {map[string]string{"funcd.maxage": "1h30m"}, with(func(e *Extensions) { e.Calls.MaxAge = 90 * time.Minute })},
 		"all": {
 			map[string]string{"funcd.warm": "3", "funcd.reuse": "true", "funcd.reuse.max": "7", "funcd.idle": "1m", "tier": "front"},
@@ -67,6 +69,7 @@ func TestWrongExtensionsAreNamed(t *testing.T) {
 		"funcd.retries":   {number + "0 to 100", []string{"", "-1", "101", "1.5", "two"}},
 		"funcd.maxage":    {duration, []string{"", "0", "-1s", "5", "soon"}},
 		"funcd.keep":      {"must be a duration of a second or more", []string{"", "0", "-1s", "999ms", "24", "1d", "soon"}},
+		"funcd.dead":      {"must be true or false", []string{"", "True", "1"}},
 		"funcd.cold":      {"is not known", []string{"", "1"}},
 		"funcd.":          {"is not known", []string{"", "1"}},
 		"funcd.Warm":      {"is not known", []string{"1"}},
@@ -82,7 +85,7 @@ func TestWrongExtensionsAreNamed(t *testing.T) {
 		}
 	}
 	_, err := labelled(map[string]string{"funcd.none": ""}).Extensions()
-	require.Contains(t, err.Error(), "funcd.idle, funcd.keep, funcd.maxage, funcd.retries, funcd.reuse, funcd.reuse.max, funcd.warm", "what there is")
+	require.Contains(t, err.Error(), "funcd.dead, funcd.idle, funcd.keep, funcd.maxage, funcd.retries, funcd.reuse, funcd.reuse.max, funcd.warm", "what there is")
 	for _, long := range []map[string]string{{"funcd." + strings.Repeat("x", 1<<20): ""}, {"funcd.warm": strings.Repeat("9", 1<<20)}} {
 		_, err := labelled(long).Extensions()
 		requireInvalid(t, err, "Config.Labels: ", "funcd.")

@@ -141,9 +141,31 @@ func queuedCall(subject string) (function, call string) {
 // eachRecord passes the records of the subjects to yield, those that were written last at the end. What is written while it reads may come or
 // not, and may come once more. It returns yield's error, or one of code Unavailable.
 func (s *Store) eachRecord(ctx context.Context, subjects string, yield func(rec *api.Record, sequence uint64) error) error {
-	consumer, err := s.records.CreateConsumer(ctx, jetstream.ConsumerConfig{
+	return s.eachMessage(ctx, s.records, subjects, false, func(msg jetstream.Msg) error {
+		if len(msg.Data()) == 0 { // the anchor
+			return nil
+		}
+		meta, err := msg.Metadata()
+		if err != nil {
+			return err
+		}
+		var rec api.Record
+		if err := json.Unmarshal(msg.Data(), &rec); err != nil {
+			return fmt.Errorf("the record in %s can't be read: %w", msg.Subject(), err)
+		}
+		if !rec.Shown() { // the call is no more for those who call
+			return nil
+		}
+		return yield(&rec, meta.Sequence.Stream)
+	})
+}
+
+// eachMessage passes the stream's messages of the subjects to yield, in their order.
+func (s *Store) eachMessage(ctx context.Context, stream jetstream.Stream, subjects string, headersOnly bool, yield func(jetstream.Msg) error) error {
+	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
 		FilterSubject:     subjects,
 		AckPolicy:         jetstream.AckNonePolicy,
+		HeadersOnly:       headersOnly,
 		MemoryStorage:     true,
 		InactiveThreshold: listIdle,
 		Replicas:          1,
@@ -151,7 +173,7 @@ func (s *Store) eachRecord(ctx context.Context, subjects string, yield func(rec 
 	if err != nil {
 		return unavailable(err)
 	}
-	defer s.endConsumer(ctx, s.records, consumer)
+	defer s.endConsumer(ctx, stream, consumer)
 	for stored := consumer.CachedInfo().NumPending; stored > 0; {
 		page, err := consumer.FetchNoWait(listPage)
 		if err != nil {
@@ -160,21 +182,7 @@ func (s *Store) eachRecord(ctx context.Context, subjects string, yield func(rec 
 		read := 0
 		for msg := range page.Messages() {
 			read++
-			if len(msg.Data()) == 0 { // the anchor
-				continue
-			}
-			meta, err := msg.Metadata()
-			if err != nil {
-				return err
-			}
-			var rec api.Record
-			if err := json.Unmarshal(msg.Data(), &rec); err != nil {
-				return fmt.Errorf("the record in %s can't be read: %w", msg.Subject(), err)
-			}
-			if !rec.Shown() { // the call is no more for those who call
-				continue
-			}
-			if err := yield(&rec, meta.Sequence.Stream); err != nil {
+			if err := yield(msg); err != nil {
 				return err
 			}
 		}

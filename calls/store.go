@@ -4,7 +4,7 @@
 // What a call goes through, and when, is the scheduler's; this package knows streams, subjects and limits.
 //
 // Subjects: queue.<account>.<pool>.<function>.<call>, record.<function>.<call>, log.<function>.<call>, out.<function>.<call>,
-// key.<account>.<function>.<hash> are in streams; take.<call>, changed.<call> and ended.<function>.<call> are plain messages between servers. Functions and calls go by their ids,
+// key.<account>.<function>.<hash>, dead.<account>.<function>.<call> are in streams; take.<call>, changed.<call> and ended.<function>.<call> are plain messages between servers. Functions and calls go by their ids,
 // accounts by their names; what can't be one token of a subject is refused.
 package calls
 
@@ -49,6 +49,10 @@ type Config struct {
 	// Keys is how many idempotency keys an account may have, and KeyTime how long each is kept. Defaults 1,000,000 and 24 h.
 	Keys    int64
 	KeyTime time.Duration
+	// DeadCalls, DeadBytes and DeadTime bound an account's dead letters, the oldest dropped first. Defaults 10,000, 1 GiB and 14 days.
+	DeadCalls int64
+	DeadBytes int64
+	DeadTime  time.Duration
 	// Lease is how long a call stays with a server that is not heard of, before another takes it over. Default 20 s.
 	Lease time.Duration
 
@@ -64,6 +68,9 @@ const (
 	DefaultKeptCalls   = 10_000
 	DefaultKeys        = 1_000_000
 	DefaultKeyTime     = 24 * time.Hour
+	DefaultDeadCalls   = 10_000
+	DefaultDeadBytes   = 1 << 30
+	DefaultDeadTime    = 14 * 24 * time.Hour
 	DefaultLease       = 20 * time.Second
 )
 
@@ -116,6 +123,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	setDefault(&cfg.KeptCalls, DefaultKeptCalls)
 	setDefault(&cfg.Keys, DefaultKeys)
 	setDefault(&cfg.KeyTime, DefaultKeyTime)
+	setDefault(&cfg.DeadCalls, DefaultDeadCalls)
+	setDefault(&cfg.DeadBytes, DefaultDeadBytes)
+	setDefault(&cfg.DeadTime, DefaultDeadTime)
 	setDefault(&cfg.Lease, DefaultLease)
 	s := newStore(cfg)
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -283,7 +293,7 @@ func (s *Store) Ping(ctx context.Context) error {
 	return nil
 }
 
-// RemoveFunction drops the logs, outputs and records of a function. Its calls must have ended.
+// RemoveFunction drops the logs, outputs, records, keys and dead letters of a function. Its calls must have ended.
 func (s *Store) RemoveFunction(ctx context.Context, function string) error {
 	if err := checkIDs(function); err != nil {
 		return err
@@ -291,8 +301,10 @@ func (s *Store) RemoveFunction(ctx context.Context, function string) error {
 	if err := s.records.Purge(ctx, jetstream.WithPurgeSubject(recordSubject(function, "*"))); err != nil {
 		return unavailable(err)
 	}
-	if err := s.purgeFunction(ctx, "key.*."+function+".*"); err != nil {
-		return err
+	for _, subject := range []string{"key.*." + function + ".*", deadSubject("*", function, "*")} {
+		if err := s.purgeFunction(ctx, subject); err != nil {
+			return err
+		}
 	}
 	s.forgetStreams(function)
 	// The log, which every function has that was ever called, goes last: as long as it is there, Functions tells that something is left.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,9 +48,16 @@ func (a *app) commands() []*cobra.Command {
 	commands := []*cobra.Command{
 		a.createCommand(), a.updateCommand(), a.listCommand(), a.inspectCommand(), a.removeCommand(),
 		a.callCommand(), a.getCommand(), a.cancelCommand(), a.logsCommand(), a.statusCommand(), a.pullCommand(),
-		a.jobCommand(), a.openCommand(),
+		a.jobCommand(), a.openCommand(), a.deadCommand(),
 	}
+	leaves := slices.Clone(commands)
 	for _, cmd := range commands {
+		leaves = append(leaves, cmd.Commands()...)
+	}
+	for _, cmd := range leaves {
+		if cmd.HasSubCommands() {
+			continue
+		}
 		a.output.AddFlag(cmd)
 		cmd.Flags().SortFlags = false
 		cmd.Flags().AddFlagSet(a.connection)

@@ -48,7 +48,7 @@ func completeSizes(cmd *cobra.Command) {
 func needs(check cobra.PositionalArgs, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if check(cmd, args) != nil {
-			return usageErrorf("%s needs %s: funcd %[1]s --help shows how", cmd.Name(), what)
+			return usageErrorf("%s needs %s: funcd %[1]s --help shows how", pathOf(cmd), what)
 		}
 		return nil
 	}
@@ -56,7 +56,12 @@ func needs(check cobra.PositionalArgs, what string) cobra.PositionalArgs {
 
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usageErrorf("%s takes no arguments: funcd %[1]s --help shows how", cmd.Name())
+		return usageErrorf("%s takes no arguments: funcd %[1]s --help shows how", pathOf(cmd))
 	}
 	return nil
+}
+
+// pathOf is what follows the program's name for the command.
+func pathOf(cmd *cobra.Command) string {
+	return strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
 }

@@ -11,10 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 
 	"github.com/funcd/funcd/api"
@@ -245,8 +247,8 @@ func TestHelp(t *testing.T) {
 	for _, status := range statusOf {
 		require.Contains(t, ExitStatuses, "\n  "+string(rune('0'+status))+"    ")
 	}
-	for _, cmd := range newApp(Config{}).commands() {
-		r := at(t, nil, "", cmd.Name(), "--help")
+	for _, line := range leaves(newApp(Config{}).commands()) {
+		r := at(t, nil, "", append(line, "--help")...)
 		require.Zero(t, r.status)
 		require.Empty(t, r.err)
 		own, shared, ok := strings.Cut(r.out, "\nWhich funcd, and as whom:\n")
@@ -259,4 +261,17 @@ func TestHelp(t *testing.T) {
 			require.LessOrEqual(t, len(line), 150, line)
 		}
 	}
+}
+
+// leaves returns the command lines of the commands that do something.
+func leaves(commands []*cobra.Command, above ...string) (lines [][]string) {
+	for _, cmd := range commands {
+		line := append(slices.Clone(above), cmd.Name())
+		if cmd.HasSubCommands() {
+			lines = append(lines, leaves(cmd.Commands(), line...)...)
+		} else {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }

@@ -77,6 +77,14 @@ idempotency {
   keys = 1000000 # of one account; a call with one more is refused with 503, until the time of others has passed
 }
 
+# Dead letters: calls of functions with funcd.retries or funcd.dead that have failed for good, kept with their payloads for `funcd dead`. The
+# bounds are those of one account; the oldest make room.
+dead {
+  calls = 10000
+  bytes = 1073741824
+  time  = "336h"
+}
+
 # Containers that are started ahead of calls, each for one call unless the function asks for funcd.reuse. A function gets as many as its label
 # funcd.warm says, else as many as calls arrive while a container starts. They hold their size's cpu and memory while they wait, and are given
 # up when a call has no place in the cluster.

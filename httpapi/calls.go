@@ -51,7 +51,7 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	once, err := onceOf(r, payload)
+	once, err := onceOf(r, payload, false)
 	if err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func (s *Server) callSync(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	once, err := onceOf(r, payload)
+	once, err := onceOf(r, payload, true)
 	if err != nil {
 		return err
 	}

@@ -59,6 +59,9 @@ type backend struct {
 	reported  []byte
 	images    askedImages
 	once      []api.Once
+	did       []string // with dead letters
+	deadOf    string   // the function whose dead letters were listed
+	answered  bool
 	pulled    chan error // gets the end of a pull that hangs
 }
 
@@ -303,7 +306,7 @@ func (c credentials) Get(_ context.Context, key string) (api.Credential, error) 
 
 func testConfig(b *backend) Config {
 	return Config{
-		Functions: b, Directory: directory{b}, Calls: b, Logs: b, States: b, Runners: b, Credentials: credentials{b}, Identities: b, Images: b, Puller: b, Cluster: b,
+		Functions: b, Directory: directory{b}, Calls: b, Logs: b, States: b, Dead: dead{b}, Runners: b, Credentials: credentials{b}, Identities: b, Images: b, Puller: b, Cluster: b,
 		UnsignedAccount: "default",
 		MaxBody:         1 << 20, MaxOutput: 1 << 20, BodyTime: time.Minute, PollTime: time.Minute,
 		Version: api.VersionInfo{Version: "1", APIVersion: api.Version},

@@ -10,7 +10,7 @@ import (
 )
 
 // onceOf returns what makes the request one with others, nil for one without a key. The error is of code Invalid.
-func onceOf(r *http.Request, payload []byte) (*api.Once, error) {
+func onceOf(r *http.Request, payload []byte, wait bool) (*api.Once, error) {
 	values := r.Header.Values(api.KeyHeader)
 	if len(values) == 0 {
 		return nil, nil
@@ -30,7 +30,7 @@ func onceOf(r *http.Request, payload []byte) (*api.Once, error) {
 		_ = binary.Write(digest, binary.BigEndian, uint64(len(part))) // a hash's Write has no error
 		digest.Write(part)
 	}
-	return &api.Once{Key: key, Same: hex.EncodeToString(digest.Sum(nil))}, nil
+	return &api.Once{Key: key, Same: hex.EncodeToString(digest.Sum(nil)), Wait: wait}, nil
 }
 
 func (s *Server) submitOnce(w http.ResponseWriter, r *http.Request, d *api.Definition, once *api.Once, env []string, payload []byte) (call string, again bool, err error) {

@@ -25,6 +25,8 @@ func TestIdempotencyKeys(t *testing.T) {
 	require.Equal(t, 200, resp.StatusCode)
 	require.Equal(t, "true", resp.Header.Get(api.ReplayedHeader))
 	require.Len(t, b.once, 3)
+	require.True(t, b.once[2].Wait)
+	b.once[2].Wait = false
 	for _, once := range b.once {
 		require.Equal(t, b.once[0], once)
 	}
@@ -48,7 +50,7 @@ func TestIdempotencyKeys(t *testing.T) {
 			require.Contains(t, body, "Idempotency-Key: must be", name)
 		}
 	}
-	_, err := onceOf(&http.Request{Header: http.Header{api.KeyHeader: {"a", "b"}}}, nil)
+	_, err := onceOf(&http.Request{Header: http.Header{api.KeyHeader: {"a", "b"}}}, nil, false)
 	require.Equal(t, api.Invalid, api.CodeOf(err))
 	resp, _ = ask(t, server, "POST", callPath, nil, api.KeyHeader, strings.Repeat("x", 255))
 	require.Equal(t, 200, resp.StatusCode)

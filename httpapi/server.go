@@ -87,6 +87,7 @@ type Config struct {
 	Calls       Calls
 	Logs        Logs
 	States      States
+	Dead        Dead
 	Runners     Runners
 	Credentials Credentials
 	Identities  Identities
@@ -164,6 +165,7 @@ func (s *Server) routeManagement(router *mux.Router, prefix string) {
 	s.route(router, s.managed(s.updateFunction), prefix+"/funcs/{name}", http.MethodPut)
 	s.route(router, s.managed(s.removeFunction), prefix+"/funcs/{name}", http.MethodDelete)
 	s.routeImages(router, prefix)
+	s.routeDead(router, prefix)
 	s.route(router, s.managed(s.version), prefix+"/version", http.MethodGet)
 }
 

@@ -19,6 +19,8 @@ type fakeStore struct {
 	versions  uint64
 	outputs   map[string][]byte
 	keys      map[string]fakeKey
+	letters   map[string]fakeLetter
+	buried    map[string]bool
 	enqueued  map[string]bool // once
 	offers    map[string][]*fakeOffer
 	waiters   map[string]map[chan struct{}]struct{}
@@ -56,6 +58,8 @@ func newFakeStore() *fakeStore {
 
 		keys:     map[string]fakeKey{},
 		enqueued: map[string]bool{},
+		letters:  map[string]fakeLetter{},
+		buried:   map[string]bool{},
 		offers:   map[string][]*fakeOffer{},
 		waiters:  map[string]map[chan struct{}]struct{}{},
 	}

@@ -21,6 +21,7 @@ type Keys interface {
 // was: the server may have died in between, or be about to. It queues the call once more then, under the same id, if there is none.
 func (s *Scheduler) SubmitOnce(ctx context.Context, d *api.Definition, once api.Once, env []string, payload []byte) (id string, again bool, err error) {
 	call := newCall(d, env, payload)
+	call.Options.Dead = call.Options.Dead && !once.Wait
 	value := api.CallKey{Call: call.ID, Same: once.Same}
 	version, err := s.cfg.Keys.SaveKey(ctx, d.Account, d.ID, once.Key, value, 0)
 	for api.CodeOf(err) == api.Conflict {

@@ -542,6 +542,9 @@ func (r *run) fail(ctx context.Context, code api.Code, message string) (failed b
 
 // leave takes an ended call out of the queue, then tells those who wait for it.
 func (r *run) leave(ctx context.Context) error {
+	if err := r.atEnd(ctx); err != nil {
+		return err
+	}
 	if err := r.delivery().Done(ctx); err != nil {
 		return err
 	}

@@ -140,6 +140,7 @@ type Config struct {
 	Queue     Queue
 	Records   Records
 	Keys      Keys
+	Dead      Dead
 	Messages  Messages
 	Slots     Slots
 	Cluster   Cluster

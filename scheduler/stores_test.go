@@ -18,6 +18,7 @@ type store interface {
 	Records
 	Messages
 	Keys
+	Dead
 }
 
 // realStore is calls.Store as the scheduler sees it.
@@ -216,7 +217,7 @@ func raceStack(t *testing.T, s store) *stack {
 	k := &stack{t: t, cluster: newFakeCluster(), slots: newFakeSlots(), functions: &fakeFunctions{d: testFunction()}}
 	k.d = &k.functions.d
 	k.s = New(Config{
-		Queue: s, Records: s, Keys: s, Messages: s, Slots: k.slots, Cluster: k.cluster, Functions: k.functions,
+		Queue: s, Records: s, Keys: s, Dead: s, Messages: s, Slots: k.slots, Cluster: k.cluster, Functions: k.functions,
 		Quota: testQuota, Lease: time.Minute, MaxKillTimeout: time.Second, MaxOutput: testOutput, Logger: slog.New(slog.DiscardHandler),
 	})
 	t.Cleanup(k.s.Stop)
@@ -234,7 +235,7 @@ func TestStoresCalls(t *testing.T) {
 			return nil
 		}
 		sched := New(Config{
-			Queue: s, Records: s, Keys: s, Messages: s, Slots: newFakeSlots(), Cluster: cluster, Functions: functions,
+			Queue: s, Records: s, Keys: s, Dead: s, Messages: s, Slots: newFakeSlots(), Cluster: cluster, Functions: functions,
 			Quota: quota, Lease: time.Minute, MaxKillTimeout: time.Second, MaxOutput: testOutput, Logger: slog.New(slog.DiscardHandler),
 		})
 		defer sched.Stop()

@@ -54,6 +54,7 @@ const holdTime = time.Second
 // call that takes longer than holdTime, or whose answer was not delivered, is on disk from then on.
 func (s *Scheduler) SubmitSync(ctx context.Context, d *api.Definition, env []string, payload []byte) (id string, release func(), err error) {
 	call := newCall(d, env, payload)
+	call.Options.Dead = false                                                      // its caller is told
 	if options := call.Options; options != (api.CallOptions{Keep: options.Keep}) { // it may live on after its caller
 		return call.ID, func() {}, s.enqueue(ctx, call)
 	}
@@ -202,6 +203,16 @@ func pendingRecord(call *api.Call) api.Record {
 
 // Delivered removes an ended call whose answer has reached its caller.
 func (s *Scheduler) Delivered(ctx context.Context, rec api.Record) error {
+	if rec.Options.AtEnd() {
+		// Its owner, on another server, may not have heard of the end yet.
+		call, err := s.cfg.Queue.Queued(ctx, rec.Account, rec.Function, rec.CallID)
+		if err == nil {
+			err = s.atEnd(ctx, call, rec)
+		}
+		if err != nil && api.CodeOf(err) != api.NotFound {
+			return err
+		}
+	}
 	return s.cfg.Records.Forget(ctx, rec)
 }
 

@@ -45,6 +45,7 @@ type config struct {
 	Sizes  []sizeConfig  `hcl:"size,block"`
 
 	Idempotency *idempotencyConfig `hcl:"idempotency,block"`
+	Dead        *deadConfig        `hcl:"dead,block"`
 
 	Registries []registryConfig `hcl:"registry,block"`
 	Accounts   []accountConfig  `hcl:"account,block"`
@@ -193,6 +194,7 @@ func defaultConfig() config {
 		Stop:   &stopConfig{Drain: "5s", Finish: "15s"},
 
 		Idempotency: &idempotencyConfig{Time: calls.DefaultKeyTime.String(), Keys: calls.DefaultKeys},
+		Dead:        &deadConfig{Calls: calls.DefaultDeadCalls, Bytes: calls.DefaultDeadBytes, Time: calls.DefaultDeadTime.String()},
 	}
 }
 
@@ -239,6 +241,7 @@ type settings struct {
 	orphanTime     time.Duration
 	keptTime       time.Duration
 	keyTime        time.Duration
+	deadLetterTime time.Duration
 	retry          scheduler.Retry
 	deadTime       time.Duration
 	sizes          map[string]jobs.Size
@@ -326,7 +329,7 @@ func (c config) check() (*settings, error) {
 			return nil, fmt.Errorf("%s: must not be negative", name)
 		}
 	}
-	if err := s.checkIdempotency(); err != nil {
+	if err := errors.Join(s.checkIdempotency(), s.checkDead()); err != nil {
 		return nil, err
 	}
 	for _, size := range c.Sizes {

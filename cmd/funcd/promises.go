@@ -5,6 +5,9 @@ import (
 	"time"
 
 	"github.com/funcd/funcd/api"
+	"github.com/funcd/funcd/calls"
+	"github.com/funcd/funcd/httpapi"
+	"github.com/funcd/funcd/scheduler"
 )
 
 // What is promised of calls beside their answers.
@@ -30,3 +33,28 @@ func stored(name, text string) (time.Duration, error) {
 	}
 	return d, nil
 }
+
+type deadConfig struct {
+	Calls int    `hcl:"calls,optional"`
+	Bytes int    `hcl:"bytes,optional"`
+	Time  string `hcl:"time,optional"`
+}
+
+func (s *settings) checkDead() (err error) {
+	if s.Dead.Calls < 1 || s.Dead.Bytes < maxDeadLetter {
+		return fmt.Errorf("dead: calls must be at least 1, and bytes at least %d", maxDeadLetter)
+	}
+	s.deadLetterTime, err = stored("dead.time", s.Dead.Time)
+	return err
+}
+
+// maxDeadLetter is what a payload and its description take at most.
+const maxDeadLetter = 2 * mebibyte
+
+// deadLetters are those of the store, and what becomes of them.
+type deadLetters struct {
+	*calls.Store
+	*scheduler.Scheduler
+}
+
+var _ httpapi.Dead = deadLetters{}

@@ -12,6 +12,7 @@ func TestPromises(t *testing.T) {
 	s, err := load(t, "")
 	require.NoError(t, err)
 	require.Equal(t, 24*time.Hour, s.keyTime)
+	require.Equal(t, 14*24*time.Hour, s.deadLetterTime)
 	require.Equal(t, 720*time.Hour, s.functionPolicy("team").MaxKeep)
 	s, err = load(t, "idempotency {\n time = \"1h\"\n}\nlimits {\n kept_time = \"48h\"\n}\n")
 	require.NoError(t, err)
@@ -28,6 +29,9 @@ func TestWrongPromises(t *testing.T) {
 		"idempotency {\n keys = 0\n}":           "idempotency.keys: must be at least 1",
 		"idempotency {\n time = \"\"\n}":        "idempotency.time:",
 		"idempotency {\n time = \"999ms\"\n}":   `idempotency.time: "999ms" must be a duration of a second or more`,
+		"dead {\n calls = 0\n}":                 "dead: calls must be at least 1",
+		"dead {\n bytes = 1\n}":                 "dead: calls must be at least 1, and bytes at least 2097152",
+		"dead {\n time = \"never\"\n}":          "dead.time:",
 		"idempotency {\n header = \"X-Key\"\n}": "Unsupported argument",
 	} {
 		_, err := load(t, text)
