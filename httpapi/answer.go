@@ -12,11 +12,18 @@ import (
 	"github.com/funcd/funcd/api"
 )
 
+// retryAfter is the seconds after which what is answered with 503 may be asked for again. A queue that was full has room, a NATS cluster a new
+// leader, and whoever is being stopped a successor, or not yet.
+const retryAfter = "2"
+
 // writeError answers with the error's sentence as text, as clients print the body as it comes, or as JSON for those who ask for it. What
 // went wrong inside is for the log only.
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	code := api.CodeOf(err)
 	w.Header().Set(api.ErrorHeader, string(code))
+	if code.Status() == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", retryAfter)
+	}
 	if strings.Contains(r.Header.Get("Accept"), "application/json") {
 		writeJSON(w, code.Status(), struct {
 			Message string `json:"message"`

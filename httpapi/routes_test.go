@@ -140,6 +140,7 @@ func TestRoutes(t *testing.T) {
 			}
 			require.Equal(t, c.status, api.Code(resp.Header.Get(api.ErrorHeader)).Status())
 			require.Equal(t, "text/plain; charset=utf-8", resp.Header.Get("Content-Type"))
+			require.Equal(t, c.status == 503, resp.Header.Get("Retry-After") != "")
 
 			resp, body = ask(t, server, c.method, c.path, strings.NewReader(c.body), "Accept", "application/json")
 			require.Equal(t, c.status, resp.StatusCode)

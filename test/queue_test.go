@@ -104,6 +104,10 @@ func TestFullQueueRefusesAndLosesNothing(t *testing.T) {
 	refused := own.request(t, http.MethodPost, f.path("call"), "")
 	require.Equal(t, http.StatusServiceUnavailable, refused.status)
 	require.Contains(t, refused.body, "the queue is full")
+	require.Equal(t, "2", refused.header.Get("Retry-After"))
+	refused = f.sync(t, "")
+	require.Equal(t, http.StatusServiceUnavailable, refused.status)
+	require.Equal(t, "2", refused.header.Get("Retry-After"))
 	for _, id := range []string{first, second} {
 		require.Equal(t, http.StatusOK, f.wait(t, id).status)
 	}
