@@ -29,7 +29,7 @@ type Config struct {
 	Env          []string            // "NAME=value"; never null on the wire
 	Cmd          StrSlice            `json:",omitempty"`
 	Image        string
-	Entrypoint   StrSlice          `json:",omitempty"`
+	Entrypoint   StrSlice          `json:",omitzero"` // nil for the image's; empty, or of one empty word, for none, see Definition.Command
 	WorkingDir   string            `json:",omitempty"`
 	Labels       map[string]string `json:",omitempty"`
 	StopSignal   Signal            `json:",omitempty"`
@@ -71,6 +71,9 @@ type ConfigUpdate struct {
 
 // StrSlice is a list of strings that may come as a single string, which is then its one element and never split.
 type StrSlice []string
+
+// none tells whether the list, as an Entrypoint, says that there is to be none.
+func (s StrSlice) none() bool { return s != nil && (len(s) == 0 || len(s) == 1 && s[0] == "") }
 
 // UnmarshalJSON accepts null, a string or an array of strings.
 func (s *StrSlice) UnmarshalJSON(b []byte) error {
@@ -192,15 +195,18 @@ type Image struct {
 	ExposedPorts []string `json:",omitempty"` // "80/tcp", sorted
 }
 
-// Command returns what the function's process is started with, by Docker's rules: an entrypoint of the function's own leaves out the
-// image's command too. It is empty if neither the function nor its image names any.
+// Command returns what the function's process is started with, by Docker's rules (merge and mergeAndVerifyConfig in its daemon): an entrypoint of the
+// function's own leaves out the image's command too. An empty one stands for none, with the image's command; one of a single empty word, which is what
+// docker run --entrypoint "" says, for none and without the image's command. It is empty if neither the function nor its image names any.
 func (d *Definition) Command() []string {
 	entrypoint, cmd := []string(d.Function.Config.Entrypoint), []string(d.Function.Config.Cmd)
-	if len(entrypoint) == 0 {
+	if len(entrypoint) == 0 && len(cmd) == 0 {
+		cmd = d.Image.Cmd
+	}
+	if d.Function.Config.Entrypoint == nil {
 		entrypoint = d.Image.Entrypoint
-		if len(cmd) == 0 {
-			cmd = d.Image.Cmd
-		}
+	} else if d.Function.Config.Entrypoint.none() {
+		entrypoint = nil
 	}
 	return append(append(make([]string, 0, len(entrypoint)+len(cmd)), entrypoint...), cmd...)
 }

@@ -144,6 +144,37 @@ func TestTimestamp(t *testing.T) {
 	}
 }
 
+func words(text string) StrSlice {
+	switch text {
+	case "":
+		return nil
+	case "[]":
+		return StrSlice{}
+	case `[""]`:
+		return StrSlice{""}
+	}
+	return strings.Fields(text)
+}
+
+// An Entrypoint that says that there is to be none is another than one that says nothing, also when it was kept.
+func TestEmptyEntrypointIsKept(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{`[]`: `[]`, `[""]`: `[""]`, `""`: `[""]`, `null`: ``, `["a"]`: `["a"]`} {
+		f, err := ParseFunction([]byte(`{"Name":"a","Config":{"Image":"i","Entrypoint":` + text + `}}`))
+		require.NoError(t, err)
+		kept, err := json.Marshal(f)
+		require.NoError(t, err)
+		if want == "" {
+			require.NotContains(t, string(kept), "Entrypoint")
+			continue
+		}
+		require.Contains(t, string(kept), `"Entrypoint":`+want)
+		var read Function
+		require.NoError(t, json.Unmarshal(kept, &read))
+		require.Equal(t, f.Config.Entrypoint, read.Config.Entrypoint)
+	}
+}
+
 // TestCommand: https://docs.docker.com/reference/dockerfile/#understand-how-cmd-and-entrypoint-interact, with the function in the place of
 // docker run's options.
 func TestCommand(t *testing.T) {
@@ -160,11 +191,15 @@ func TestCommand(t *testing.T) {
 		{"a command after the image's entrypoint", "", "c", "ie", "ic", "ie c"},
 		{"an entrypoint leaves out both of the image's", "e", "", "ie", "ic", "e"},
 		{"an entrypoint and a command", "e", "c", "ie", "ic", "e c"},
+		{"an empty entrypoint", "[]", "", "ie", "ic 1", "ic 1"},
+		{"an empty entrypoint and a command", "[]", "c 1", "ie", "ic", "c 1"},
+		{"an entrypoint of an empty word", `[""]`, "", "ie", "ic", ""},
+		{"an entrypoint of an empty word and a command", `[""]`, "c 1", "ie", "ic", "c 1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			d := Definition{
-				Function: Function{Config: Config{Entrypoint: strings.Fields(c.entrypoint), Cmd: strings.Fields(c.cmd)}},
+				Function: Function{Config: Config{Entrypoint: words(c.entrypoint), Cmd: words(c.cmd)}},
 				Image:    Image{Entrypoint: strings.Fields(c.imageEntrypoint), Cmd: strings.Fields(c.imageCmd)},
 			}
 			got := d.Command()

@@ -259,7 +259,7 @@ func (c *Config) validate() error {
 			}
 		}
 	}
-	if len(c.Entrypoint) > 0 && c.Entrypoint[0] == "" {
+	if len(c.Entrypoint) > 0 && c.Entrypoint[0] == "" && !c.Entrypoint.none() {
 		return Errorf(Invalid, "Config.Entrypoint: its first element can't be empty")
 	}
 	if c.WorkingDir != "" && (!path.IsAbs(c.WorkingDir) || strings.ContainsRune(c.WorkingDir, 0) || Interpolated(c.WorkingDir)) {

@@ -24,7 +24,7 @@ type createFlags struct {
 	envFiles      []string
 	labels        []string
 	labelFiles    []string
-	entrypoint    string
+	entrypoint    given
 	workdir       string
 	stopSignal    string
 	tty           bool
@@ -54,7 +54,7 @@ What follows IMAGE is the command and its arguments, flags too.`,
 	flags.SetInterspersed(false)
 	flags.StringArrayVarP(&f.env, "env", "e", nil, "set an environment `variable`; a name alone takes the value that it has here")
 	flags.StringArrayVar(&f.envFiles, "env-file", nil, "read a `file` of environment variables")
-	flags.StringVar(&f.entrypoint, "entrypoint", "", "the `program`, in place of the image's ENTRYPOINT and its CMD")
+	flags.Var(&f.entrypoint, "entrypoint", "the `program`, in place of the image's ENTRYPOINT and its CMD; \"\" for none")
 	flags.StringArrayVar(&f.expose, "expose", nil, "expose a `port` or a range of ports")
 	flags.StringArrayVarP(&f.labels, "label", "l", nil, "set a `label`, key=value; those that begin with funcd. change how calls run")
 	flags.StringArrayVar(&f.labelFiles, "label-file", nil, "read a `file` of labels, one a line")
@@ -90,6 +90,20 @@ What follows IMAGE is the command and its arguments, flags too.`,
 	return cmd
 }
 
+// given is the value of a flag that means something else when it is empty than when it is not there.
+type given struct {
+	text  string
+	given bool
+}
+
+func (g *given) String() string { return g.text }
+func (g *given) Type() string   { return "string" }
+
+func (g *given) Set(text string) error {
+	g.text, g.given = text, true
+	return nil
+}
+
 // function returns what the flags and arguments say, in the way that Docker's client reads them. What the values may be is for the server to
 // say. The error is of status ExitUsage.
 func (f *createFlags) function(args []string, lookupEnv func(string) (string, bool)) (api.Function, error) {
@@ -112,8 +126,8 @@ func (f *createFlags) function(args []string, lookupEnv func(string) (string, bo
 	case f.timeout < 1: // 0 is the default on the wire
 		return fn, usageErrorf("--timeout: %d must be a number of seconds from 1 to %d", f.timeout, api.MaxTimeout)
 	}
-	if f.entrypoint != "" {
-		fn.Config.Entrypoint = api.StrSlice{f.entrypoint}
+	if f.entrypoint.given {
+		fn.Config.Entrypoint = api.StrSlice{f.entrypoint.text}
 	}
 	var err error
 	if fn.Config.Env, err = environment(f.env, f.envFiles, lookupEnv); err != nil {

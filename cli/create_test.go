@@ -69,7 +69,7 @@ func TestCreate(t *testing.T) {
 		"-- after the image":     {"ubuntu -- ls", least(func(f *api.Function) { f.Config.Cmd = []string{"--", "ls"} })},
 		"help after the image":   {"ubuntu --help", least(func(f *api.Function) { f.Config.Cmd = []string{"--help"} })},
 		"an entrypoint":          {"--entrypoint /bin/sh ubuntu -c true", least(func(f *api.Function) { f.Config.Entrypoint, f.Config.Cmd = []string{"/bin/sh"}, []string{"-c", "true"} })},
-		"no entrypoint":          {"--entrypoint= ubuntu", least(nil)},
+		"no entrypoint":          {"--entrypoint= ubuntu ls", least(func(f *api.Function) { f.Config.Entrypoint, f.Config.Cmd = []string{""}, []string{"ls"} })},
 		"a size":                 {"--size l3 ubuntu", least(func(f *api.Function) { f.ContainerSize = "l3" })},
 		"a timeout":              {"--timeout=5 ubuntu", least(func(f *api.Function) { f.Timeout = 5 })},
 		"a directory":            {"-w /srv ubuntu", least(func(f *api.Function) { f.Config.WorkingDir = "/srv" })},

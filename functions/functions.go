@@ -138,7 +138,9 @@ func (s *Service) Create(ctx context.Context, account string, f api.Function) (a
 
 // checkCommand checks that there is something to run. The error is of code Invalid.
 func checkCommand(d *api.Definition) error {
-	if len(d.Command()) == 0 {
+	if len(d.Command()) == 0 && len(d.Function.Config.Entrypoint) > 0 {
+		return api.Errorf(api.Invalid, "Config.Cmd: is required, as Config.Entrypoint leaves out the image's own command")
+	} else if len(d.Command()) == 0 {
 		return api.Errorf(api.Invalid, "Config.Cmd: is required, as image %s has no command of its own", d.Function.Config.Image)
 	}
 	return nil

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -28,6 +29,17 @@ func TestASlotOnANodeThatIsDrainedEnds(t *testing.T) {
 		next := k.submit()
 		require.NoError(t, (<-other).err, "the next call goes to another")
 		require.NoError(t, k.begin(2, next))
+
+		require.NoError(t, k.s.Report(t.Context(), alloc(2), &api.Result{CallID: next, Function: "f1", Outcome: api.Stopped, Signal: 15, Started: time.Now(), Ended: time.Now()}, nil))
+		require.Equal(t, "the container was stopped in Nomad while the function ran", k.record(next).Message, "its node is not drained")
+		third := k.slot(3)
+		ends := k.submit()
+		require.NoError(t, (<-third).err)
+		require.NoError(t, k.begin(3, ends))
+		k.cluster.draining = map[string]bool{alloc(3).ID: true}
+		require.NoError(t, k.s.LookForDrains(t.Context()))
+		require.NoError(t, k.s.Report(t.Context(), alloc(3), &api.Result{CallID: ends, Function: "f1", Outcome: api.Stopped, Signal: 15, Started: time.Now(), Ended: time.Now()}, nil))
+		require.Equal(t, "node lost: it is being drained", k.record(ends).Message)
 
 		k.cluster.draining = nil
 		require.NoError(t, k.s.LookForDrains(t.Context()))

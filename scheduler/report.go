@@ -68,6 +68,9 @@ func (s *Scheduler) Report(ctx context.Context, allocation api.Allocation, resul
 		return err
 	}
 	conclude(&rec, result, len(output) > s.cfg.MaxOutput)
+	if result.Outcome == api.Stopped && s.isDraining(allocation.ID) {
+		rec.Message = "node lost: it is being drained"
+	}
 	var answer error
 	retry := false
 	if !rec.Cancelled.IsZero() {

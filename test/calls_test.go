@@ -164,6 +164,7 @@ func TestImageIsHonoured(t *testing.T) {
 	}{
 		"Cmd follows the image's entrypoint":       {api.Config{Cmd: []string{"a b", "", "$HOME"}}, "/srv", []string{"/bin/env", "a b", "", "$HOME"}},
 		"Entrypoint takes its place":               {api.Config{Entrypoint: []string{"/bin/env", "x"}, Cmd: []string{"y"}}, "/srv", []string{"/bin/env", "x", "y"}},
+		"Entrypoint of an empty word is none":      {api.Config{Entrypoint: []string{""}, Cmd: []string{"/bin/env", "z"}}, "/srv", []string{"/bin/env", "z"}},
 		"WorkingDir takes the image's place":       {api.Config{WorkingDir: "/bin"}, "/bin", []string{"/bin/env"}},
 		"a WorkingDir that does not exist is made": {api.Config{WorkingDir: "/made/anew"}, "/made/anew", []string{"/bin/env"}},
 	} {
@@ -177,6 +178,11 @@ func TestImageIsHonoured(t *testing.T) {
 	require.Equal(t, "slept for 1 seconds\n", dev.create(t, program("funcd/sleep")).sync(t, "").body)
 	bare := dev.create(t, api.Function{Config: api.Config{Image: "funcd/sleep", Entrypoint: []string{"/bin/sleep"}}})
 	require.Equal(t, "exit status 2\n", bare.sync(t, "").body, "a function's entrypoint drops the image's command")
+	none := dev.create(t, api.Function{Config: api.Config{Image: "funcd/sleep", Entrypoint: []string{}}})
+	require.Equal(t, "entrypoint not found: exec: \"1\": executable file not found in $PATH\n", none.sync(t, "").body, "without an entrypoint the image's command is what is run")
+	a := dev.request(t, http.MethodPost, "/funcs/create", `{"Name":"`+newName(t)+`","Config":{"Image":"funcd/sleep","Entrypoint":""}}`)
+	require.Equal(t, http.StatusBadRequest, a.status, "as docker run --entrypoint '' without a command")
+	require.Contains(t, a.body, "Config.Entrypoint leaves out the image's own command")
 	// funcd/hello has no ENTRYPOINT, and its program is found on its own PATH.
 	require.Equal(t, "Hello World\n", dev.create(t, program("funcd/hello", "echo", "Hello", "World")).sync(t, "").body)
 	require.Equal(t, "HelloWorld\n", dev.create(t, program("funcd/hello")).sync(t, "").body)

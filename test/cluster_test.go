@@ -45,7 +45,7 @@ consul {
 
 client {
   enabled   = true
-  node_pool = %[1]q
+  node_pool = %[9]q
   servers   = [%[7]q]
   options = {
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
@@ -72,6 +72,12 @@ plugin "docker" {
 // SIGKILL, as a machine that loses its power ends, and what it had running beside the containers. more goes into the client's configuration.
 func startNode(t *testing.T, name string, more ...string) (kill func()) {
 	t.Helper()
+	return startNodeIn(t, name, name, more...)
+}
+
+// startNodeIn is startNode in another node pool.
+func startNodeIn(t *testing.T, pool, name string, more ...string) (kill func()) {
+	t.Helper()
 	rpc := regexp.MustCompile(`(?m)^\s*rpc\s*=\s*([0-9]+)`).FindStringSubmatch(readFile(t, filepath.Join(dev.data(), "nomad-dev.hcl")))
 	require.NotNil(t, rpc, "the port of Nomad's servers")
 	free, err := freePorts(3)
@@ -80,7 +86,7 @@ func startNode(t *testing.T, name string, more ...string) (kill func()) {
 	require.NoError(t, os.MkdirAll(dir, 0o700))
 	file := filepath.Join(dir, "nomad.hcl")
 	config := fmt.Sprintf(nodeConfig, name, filepath.Join(dir, "data"), free[0], free[1], free[2], dev.consul, "127.0.0.1:"+rpc[1],
-		strings.Join(more, "\n  "))
+		strings.Join(more, "\n  "), pool)
 	require.NoError(t, os.WriteFile(file, []byte(config), 0o600))
 	output, err := os.Create(filepath.Join(dir, "nomad.log"))
 	require.NoError(t, err)
