@@ -71,7 +71,7 @@ func (b *backend) Info(_ context.Context, account string) (api.Info, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.account = account
-	return api.Info{Name: "here", NCPU: 6, MemTotal: 3 << 30}, b.fail["Info"]
+	return api.Info{Name: "here", NCPU: 6, MemTotal: 3 << 30, SystemTime: "2026-01-02T03:04:05.000000006Z"}, b.fail["Info"]
 }
 
 func TestInspectImage(t *testing.T) {
@@ -158,7 +158,7 @@ func TestInfo(t *testing.T) {
 	require.NoError(t, err)
 	info, err := client.Info(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, api.Info{Name: "here", NCPU: 6, MemTotal: 3 << 30}, info)
+	require.Equal(t, api.Info{Name: "here", NCPU: 6, MemTotal: 3 << 30, SystemTime: "2026-01-02T03:04:05.000000006Z"}, info)
 	require.Equal(t, "default", b.account)
 
 	b.fail["Info"] = api.Errorf(api.Unavailable, "Nomad does not answer")

@@ -283,49 +283,6 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// FuzzHandler sends what it may to the whole surface.
-func FuzzHandler(f *testing.F) {
-	for _, path := range []string{
-		"/funcs", "/funcs/create", "/funcs/hello", "/v1.23/funcs", "/version", callPath, callPath + "/sync", outputPath, outputPath + "/wait",
-		logsPath + "?tail=3&callid=" + testCall, statusPath + "?list=1", "/healthz", "/readyz", nextPath, "/runner/v1/result",
-		"/runner/v1/funcd-runner", "//call/%2e%2e/x", "/funcs?filters=%7B%7D",
-	} {
-		f.Add("GET", path, "Accept", "application/json", []byte(nil))
-		f.Add("POST", path, "Authorization", "Bearer "+goodToken, []byte(createBody+"\n"))
-		f.Add("PUT", path, "Authorization", "HYPER-HMAC-SHA256 Credential=a/20260101/r/hyper/hyper_request, SignedHeaders=host, Signature=00", []byte("{}"))
-		f.Add("GET", path, "Upgrade", "tcp", []byte("{}"))
-	}
-	statuses := map[int]bool{
-		200: true, 201: true, 202: true, 204: true, 206: true, 301: true, 400: true, 401: true, 403: true, 404: true, 405: true,
-		410: true, 413: true, 416: true, 500: true,
-	}
-	cfg := testConfig(newBackend())
-	cfg.RunnerArchive, cfg.MaxBody = []byte("archive"), 1<<10
-	handler := New(cfg).Handler(true)
-	f.Fuzz(func(t *testing.T, method, path, name, value string, body []byte) {
-		req, err := http.NewRequestWithContext(t.Context(), method, "http://127.0.0.1:3862/"+strings.TrimPrefix(path, "/"), bytes.NewReader(body))
-		if err != nil || strings.ContainsAny(name+value, "\x00\r\n") || req.URL.Path == "" {
-			t.Skip("net/http refuses it")
-		}
-		if req.URL.Query().Has("follow") {
-			t.Skip("it would wait for more events")
-		}
-		req.Header.Set(name, value)
-		w := &recorder{header: http.Header{}}
-		handler.ServeHTTP(w, req)
-		if !statuses[w.status] {
-			t.Fatalf("%s %q: status %d", method, path, w.status)
-		}
-		// The one fault that a request can cause here: a connection that can't be upgraded.
-		if w.status == 500 && !strings.EqualFold(req.Header.Get("Upgrade"), "tcp") {
-			t.Fatalf("%s %q: %s", method, path, w.body.String())
-		}
-		if w.status >= 400 && w.status != 416 && w.header.Get(api.ErrorHeader) == "" {
-			t.Fatalf("%s %q: status %d without a code", method, path, w.status)
-		}
-	})
-}
-
 // recorder is a connection as a handler sees it. Its write and its flush may fail.
 type recorder struct {
 	header               http.Header

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -318,5 +319,38 @@ func TestPullsAtOnce(t *testing.T) {
 		cancel()
 		pulls.Wait()
 		require.Empty(t, p.pulling)
+	})
+}
+
+// FuzzPullReference: what is pulled has a tag or a digest, and is of the registry and the repository that fromImage names.
+func FuzzPullReference(f *testing.F) {
+	for _, seed := range [][2]string{
+		{"busybox", ""}, {"busybox", "1"}, {"busybox:1", ""}, {"busybox:1", "2"}, {"127.0.0.1:5000/a", "1"}, {"a", "sha256:" + strings.Repeat("0a", 32)},
+		{"a@sha256:" + strings.Repeat("0a", 32), ""}, {"a@sha256:" + strings.Repeat("0a", 32), "1"}, {"sha256", strings.Repeat("0a", 32)}, {"", "1"},
+		{"a", "b/c"}, {"a", "1@sha256:" + strings.Repeat("0a", 32)}, {"r.example", "5000/a"}, {"A", "1"}, {"a ", " 1"},
+	} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, image, tag string) {
+		got, err := pullReference(image, tag)
+		if err != nil {
+			e, ok := errors.AsType[*api.Error](err)
+			if !ok || e.Code != api.Invalid || len(e.Message) > 2048 {
+				t.Fatalf("%#v", err)
+			}
+			return
+		}
+		if _, tagged := got.named.(reference.Tagged); !tagged {
+			if _, digested := got.named.(reference.Digested); !digested {
+				t.Fatalf("%q %q: %s is neither a tag nor a digest", image, tag, got.named)
+			}
+		}
+		named, err := parse(image)
+		if err != nil {
+			t.Fatalf("%q %q is %s, but the image is none", image, tag, got.named)
+		}
+		if got.named.Name() != named.named.Name() {
+			t.Fatalf("%q %q: %s is not of %s", image, tag, got.named, named.named.Name())
+		}
 	})
 }
