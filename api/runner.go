@@ -38,6 +38,9 @@ const MaxRunner = 64
 // RunnerNothing is the argument with which a runner does nothing and ends at once: its container was only to have its image pulled.
 const RunnerNothing = "--nothing"
 
+// RunnerGaveUp is the exit status of a container whose runner found no server for longer than it waits: EX_TEMPFAIL of sysexits.h.
+const RunnerGaveUp = 75
+
 // RunnerIdentity is the name and the audience of the Nomad workload identity that proves a runner's allocation.
 const RunnerIdentity = "funcd"
 

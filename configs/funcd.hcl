@@ -125,6 +125,10 @@ runner {
   # clients download without, as they know the checksum.
   # ca_file = "/etc/funcd/ca.pem"
 
+  # How long containers wait for a funcd server when all are away: one whose function has ended to hand in the result, one without a call to ask for one.
+  # After that it ends, and its call fails.
+  patience = "10m"
+
   # The program. Default: funcd-runner beside the funcd program.
   # path = "/usr/local/lib/funcd/funcd-runner"
 }

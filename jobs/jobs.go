@@ -75,6 +75,8 @@ type Runner struct {
 	ArchiveSHA256 string
 	// CACert is what the runner trusts for an https URL, in PEM. Images need not have certificates of their own.
 	CACert string
+	// Patience is how long a container waits for a server when all are away; 0 for the runner's own default.
+	Patience time.Duration
 }
 
 // The names in SocketDir, and where it is in the container.
@@ -287,6 +289,9 @@ func task(d *api.Definition, size Size, o Options) *nomad.Task {
 	task.Env = map[string]string{"FUNCD_ADDRESS": address}
 	if o.Runner.CACert != "" {
 		task.Env["FUNCD_CA"] = o.Runner.CACert
+	}
+	if o.Runner.Patience > 0 {
+		task.Env["FUNCD_PATIENCE"] = o.Runner.Patience.String()
 	}
 	task.Identities = []*nomad.WorkloadIdentity{{
 		Name:     api.RunnerIdentity,

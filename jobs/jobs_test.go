@@ -30,6 +30,7 @@ type goldenCase struct {
 	Options struct {
 		URL            string
 		CACert         string
+		Patience       time.Duration
 		Namespace      string
 		NodePool       string
 		PidsLimit      int
@@ -81,6 +82,7 @@ func TestGolden(t *testing.T) {
 			if c.Options.URL != "" {
 				o.Runner = Runner{URL: c.Options.URL, ArchiveSHA256: testSum, CACert: c.Options.CACert}
 			}
+			o.Runner.Patience = c.Options.Patience
 			o.Namespace, o.NodePool = c.Options.Namespace, c.Options.NodePool
 			o.HostNetwork, o.Cluster, o.Login = c.Options.HostNetwork, c.Options.Cluster, c.Options.Login
 			o.CapDrop, o.Accounts = c.Options.CapDrop, c.Options.Accounts

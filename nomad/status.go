@@ -124,6 +124,8 @@ func ending(task *nomad.TaskState, image string, migrates bool) (code api.Code, 
 			case e.ExitCode == 0 && e.Message != "":
 				// Docker was killed, or cut off: what has become of the container is not known.
 				return api.CallFailed, "the container is lost: Docker did not tell of its end: " + e.Message, true
+			case e.ExitCode == api.RunnerGaveUp:
+				return api.CallFailed, "the container has given up: it found no funcd server for longer than it waits", true
 			case e.ExitCode != 0:
 				return api.CallFailed, fmt.Sprintf("the container ended with status %d before its result was known", e.ExitCode), true
 			}

@@ -64,6 +64,7 @@ func TestEnding(t *testing.T) {
 		"out of memory":                     {before(started, terminated(137, 0, map[string]string{"oom_killed": "true"}), noRestart), "out of memory", true},
 		"out of memory while it is stopped": {before(started, killing, terminated(137, 0, map[string]string{"oom_killed": "true"}), killed), "out of memory", true},
 		"a status":                          {before(started, terminated(3, 0, nil), noRestart), "the container ended with status 3 before its result was known", true},
+		"a runner without a server":         {before(started, terminated(api.RunnerGaveUp, 0, nil), noRestart), "the container has given up: it found no funcd server for longer than it waits", true},
 		"a signal":                          {before(started, terminated(0, 9, nil), noRestart), "the container was killed by signal 9", true},
 		"stopped":                           {before(started, killing, terminated(143, 0, nil), killed), "the container was stopped in Nomad before its result was known", false},
 		"stopped and killed":                {before(started, killing, terminated(137, 0, nil), killed), "the container was stopped in Nomad before its result was known", false},

@@ -229,6 +229,9 @@ var errAskAgain = errors.New("no call yet")
 // steady is how long a connection must have stayed for its end to be no failure of funcd's to answer.
 const steady = 2 * time.Second
 
+// errGaveUp is joined to the last error when funcd was away for longer than the runner's patience.
+var errGaveUp = errors.New("no funcd server has answered for too long")
+
 // insist repeats try until it says not to, ctx ends, or it has failed for as long as the runner's patience lasts.
 func (l *link) insist(ctx context.Context, try func() (again bool, err error)) error {
 	const first, most = 20 * time.Millisecond, 2 * time.Second
@@ -241,7 +244,7 @@ func (l *link) insist(ctx context.Context, try func() (again bool, err error)) e
 		if errors.Is(err, errAskAgain) {
 			wait, since = first, time.Now()
 		} else if time.Since(since) > l.cfg.Patience {
-			return err
+			return fmt.Errorf("%w: %w", errGaveUp, err)
 		}
 		select {
 		case <-ctx.Done():

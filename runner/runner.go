@@ -107,7 +107,7 @@ var errNoCall = errors.New("there is no call for this container")
 
 // Run takes a call, runs it and hands in the result, again if the call allows the container to serve more than one, and returns the exit
 // status for the container. That is the last call's: the function's own status, 128 and the signal's number if a signal ended it, 126 or 127 if
-// it could not be started; 0 without any call. signals are those that the process gets.
+// it could not be started; 0 without any call, api.RunnerGaveUp where no server was to be found. signals are those that the process gets.
 func Run(ctx context.Context, cfg Config, signals <-chan os.Signal) (int, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -122,7 +122,7 @@ func Run(ctx context.Context, cfg Config, signals <-chan os.Signal) (int, error)
 			return status, nil
 		}
 		if err != nil {
-			return 1, err
+			return errorStatus(err), err
 		}
 		result, stdout, stopped := execute(cfg, assignment, payload, signals)
 		status = containerStatus(result)
@@ -131,7 +131,7 @@ func Run(ctx context.Context, cfg Config, signals <-chan os.Signal) (int, error)
 		case errors.Is(err, errNoCall):
 			return status, nil
 		case err != nil:
-			return 1, err
+			return errorStatus(err), err
 		}
 		if last {
 			return status, nil
@@ -142,6 +142,14 @@ func Run(ctx context.Context, cfg Config, signals <-chan os.Signal) (int, error)
 		}
 		link.cfg.Call = ""
 	}
+}
+
+// errorStatus is the container's exit status after an error of the runner's own.
+func errorStatus(err error) int {
+	if errors.Is(err, errGaveUp) {
+		return api.RunnerGaveUp
+	}
+	return 1
 }
 
 // waitForCall is link.call, ended by the signals that end a container. ending tells that one has come, and there is a call all the same.

@@ -448,14 +448,14 @@ func TestPatienceEnds(t *testing.T) {
 	}
 	o := f.start(func(c *Config) { c.Patience = 100 * time.Millisecond }).wait(t)
 	require.ErrorContains(t, o.err, "503")
-	require.Equal(t, 1, o.status)
+	require.Equal(t, api.RunnerGaveUp, o.status)
 	require.Greater(t, f.asked, 1)
 	require.GreaterOrEqual(t, o.took, 100*time.Millisecond)
 
 	// Nobody is there at all.
 	status, err := Run(t.Context(), Config{Address: "unix://" + filepath.Join(t.TempDir(), "none"), Patience: time.Millisecond}, nil)
 	require.Error(t, err)
-	require.Equal(t, 1, status)
+	require.Equal(t, api.RunnerGaveUp, status)
 }
 
 func TestWrongAddress(t *testing.T) {

@@ -190,7 +190,7 @@ func TestSlotGivesUpWithoutFuncd(t *testing.T) {
 	}
 	o := newRoom(t, away...).start(func(cfg *Config) { cfg.Patience = 50 * time.Millisecond }).wait(t)
 	require.Error(t, o.err)
-	require.Equal(t, 1, o.status)
+	require.Equal(t, api.RunnerGaveUp, o.status)
 }
 
 func TestReuseServesOneCallAfterAnother(t *testing.T) {

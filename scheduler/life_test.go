@@ -376,6 +376,19 @@ func TestAdoption(t *testing.T) {
 			require.LessOrEqual(t, time.Since(adopted), testTimeout*time.Second+overtime)
 		})
 	})
+	t.Run("of a call whose time has passed waits for its result", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, k *stack) {
+			delivered, lost := k.running(), k.running()
+			k.s.Stop()
+			time.Sleep(time.Hour) // no server is there
+			k.restart()
+			time.Sleep(overtime / 2)
+			require.NoError(t, k.report(1, delivered, 0, "out"))
+			k.requireFinished(delivered, "out")
+			_, _, err := k.s.Output(t.Context(), k.d, lost, true)
+			requireCode(t, api.CallTimeout, err)
+		})
+	})
 	t.Run("of a call that ended meanwhile only takes it out of the queue", func(t *testing.T) {
 		inBubble(t, func(t *testing.T, k *stack) {
 			call := k.running()

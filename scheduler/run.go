@@ -262,7 +262,8 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 			}
 		case <-taken:
 			taken, expiry = nil, nil
-			deadline = time.After(time.Until(r.latestEnd()))
+			// One that was adopted may have ended in time, long ago: its result has waited for a server, and comes now.
+			deadline = time.After(max(time.Until(r.latestEnd()), overtime))
 		case <-r.replaced:
 			// It may have started the function, so the new one must not.
 			return r.abandon(ctx, api.CallFailed, "the container of the call is gone, Nomad has started another in its place")

@@ -83,6 +83,7 @@ type runnerConfig struct {
 	SocketDir string `hcl:"socket_dir,optional"`
 	Address   string `hcl:"address,optional"`
 	CAFile    string `hcl:"ca_file,optional"`
+	Patience  string `hcl:"patience,optional"`
 }
 
 type consulConfig struct {
@@ -182,7 +183,7 @@ func defaultConfig() config {
 			RetryPause:    "1s",
 			RetryPauseMax: "5m",
 		},
-		Runner: &runnerConfig{Mode: runnerSocket},
+		Runner: &runnerConfig{Mode: runnerSocket, Patience: "10m"},
 		Consul: &consulConfig{Prefix: "funcd", Service: "funcd"},
 		Nomad: &nomadConfig{
 			Datacenters: []string{"*"}, Priority: 50, MaxKillTimeout: "30s", PidsLimit: 1024, Variables: true,
@@ -236,6 +237,7 @@ type settings struct {
 	lease          time.Duration
 	pullTime       time.Duration
 	maxKillTimeout time.Duration
+	patience       time.Duration
 	idle           time.Duration
 	drain, finish  time.Duration
 	orphanTime     time.Duration
@@ -285,6 +287,7 @@ func (c config) check() (*settings, error) {
 		"limits.retry_pause":     {c.Limits.RetryPause, &s.retry.First},
 		"limits.retry_pause_max": {c.Limits.RetryPauseMax, &s.retry.Most},
 		"nomad.dead_time":        {c.Nomad.DeadTime, &s.deadTime},
+		"runner.patience":        {c.Runner.Patience, &s.patience},
 		"slots.idle":             {c.Slots.Idle, &s.idle},
 		"nomad.max_kill_timeout": {c.Nomad.MaxKillTimeout, &s.maxKillTimeout},
 	} {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -132,7 +133,7 @@ func TestPrepareRunner(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, []byte(program), 0o700))
 		r, err := prepareRunner(s)
 		require.NoError(t, err)
-		require.Equal(t, jobs.Runner{SocketDir: filepath.Join(dir, "data", "runner")}, r.job)
+		require.Equal(t, jobs.Runner{SocketDir: filepath.Join(dir, "data", "runner"), Patience: 10 * time.Minute}, r.job)
 		require.Empty(t, r.archive)
 		installed := filepath.Join(r.job.SocketDir, jobs.RunnerFile)
 		content, err := os.ReadFile(installed)
@@ -146,12 +147,13 @@ func TestPrepareRunner(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, left, 1, "nothing temporary is left")
 
-	c.Runner = &runnerConfig{Mode: runnerHTTP, Address: "http://10.0.0.5:3862", Path: path}
+	c.Runner = &runnerConfig{Mode: runnerHTTP, Address: "http://10.0.0.5:3862", Path: path, Patience: "3s"}
 	s, err = c.check()
 	require.NoError(t, err)
 	r, err := prepareRunner(s)
 	require.NoError(t, err)
 	require.Equal(t, "http://10.0.0.5:3862", r.job.URL)
+	require.Equal(t, 3*time.Second, r.job.Patience)
 	require.Len(t, r.job.ArchiveSHA256, 64)
 	require.NotEmpty(t, r.archive)
 }

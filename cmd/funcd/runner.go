@@ -36,7 +36,7 @@ func prepareRunner(s *settings) (*preparedRunner, error) {
 			return nil, err
 		}
 		sum := sha256.Sum256(archive)
-		r := &preparedRunner{archive: archive, job: jobs.Runner{URL: s.Runner.Address, ArchiveSHA256: hex.EncodeToString(sum[:])}}
+		r := &preparedRunner{archive: archive, job: jobs.Runner{URL: s.Runner.Address, ArchiveSHA256: hex.EncodeToString(sum[:]), Patience: s.patience}}
 		if strings.HasPrefix(s.Runner.Address, "https://") {
 			authorities, err := os.ReadFile(s.Runner.CAFile)
 			if err != nil {
@@ -69,7 +69,7 @@ func prepareRunner(s *settings) (*preparedRunner, error) {
 	if err := os.Rename(temporary, filepath.Join(dir, jobs.RunnerFile)); err != nil {
 		return nil, err
 	}
-	return &preparedRunner{job: jobs.Runner{SocketDir: dir}}, nil
+	return &preparedRunner{job: jobs.Runner{SocketDir: dir, Patience: s.patience}}, nil
 }
 
 // pack makes a tar.gz, as an artifact keeps a file's permission to be executed only within an archive. It is the same each time for the same program.
