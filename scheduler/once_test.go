@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -117,11 +118,19 @@ func TestStoresKeys(t *testing.T) {
 		const callers, keys = 16, 4
 		var mu sync.Mutex
 		calls, firsts := map[string]map[string]bool{}, 0
+		var lost atomic.Int64 // answers
 		var wg sync.WaitGroup
 		for i := range callers * keys {
 			wg.Go(func() {
 				key := fmt.Sprint("key ", i%keys)
-				call, again, err := k.s.SubmitOnce(t.Context(), k.d, api.Once{Key: key, Same: "x"}, nil, []byte("in"))
+				submit := func() (string, bool, error) {
+					return k.s.SubmitOnce(t.Context(), k.d, api.Once{Key: key, Same: "x"}, nil, []byte("in"))
+				}
+				call, again, err := submit()
+				for api.CodeOf(err) == api.Unavailable { // the disk of a busy machine; what keys are for
+					call, again, err = submit()
+					lost.Add(1)
+				}
 				if !assert.NoError(t, err) {
 					return
 				}
@@ -138,7 +147,8 @@ func TestStoresKeys(t *testing.T) {
 		}
 		wg.Wait()
 		require.Len(t, calls, keys)
-		require.Equal(t, keys, firsts)
+		require.LessOrEqual(t, firsts, keys)
+		require.GreaterOrEqual(t, firsts, keys-int(lost.Load()), "but for those that were not told that they were")
 		for key, ids := range calls {
 			require.Len(t, ids, 1, key)
 		}

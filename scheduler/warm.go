@@ -59,6 +59,7 @@ func (s *Scheduler) KeepWarm(ctx context.Context) error {
 	}
 	for _, slot := range slots {
 		k.add(slot).found = true
+		k.functions[slot.Function].peak++ // as there were reasons for each
 	}
 	tick := time.NewTicker(warmTick)
 	defer tick.Stop()
@@ -103,6 +104,10 @@ type kept struct {
 	start    time.Duration
 	failures int
 	after    time.Time // until when no slot is started, after failures
+
+	// The most calls at once that its reused slots served, since then, and in the idle time before.
+	peak, before int
+	since        time.Time
 }
 
 type keptSlot struct {
@@ -174,6 +179,7 @@ func (k *keeper) ready(slot api.Slot) {
 	if kept == nil {
 		kept = k.add(slot) // a container that was started for a call, and may serve more
 		kept.ready = true
+		f.peak = min(f.peak+1, len(f.slots)) // the others had one each, or it had taken one of them
 	}
 	if !kept.ready {
 		kept.ready = true
@@ -197,6 +203,7 @@ func (k *keeper) used(use api.Use) {
 	if slot := f.slots[use.Job]; slot != nil {
 		if extensions, err := d.Function.Extensions(); err == nil && extensions.Reuse {
 			slot.busy = true
+			f.peak = max(f.peak, f.busy())
 		} else {
 			k.drop(slot.Slot)
 		}
@@ -319,25 +326,28 @@ func (k *keeper) adjust(d *api.Definition) (short bool) {
 	}
 	f.adaptive = extensions.Warm < 0
 	f.wanted = k.wanted(f, extensions, now)
-	current, free := f.starting, 0
-	var excess []*keptSlot
+	enough := f.wanted
+	if extensions.Reuse && f.wanted > 0 {
+		enough = max(f.wanted, f.recentPeak(now, k.idle(extensions)))
+	}
+	current, busy := f.starting, 0
+	var excess, free []*keptSlot
 	for _, slot := range f.slots {
 		switch {
 		case slot.retiring:
 		case slot.busy:
 			current++ // it is reused, and comes back
+			busy++
 		case slot.Revision != d.Revision:
 			excess = append(excess, slot)
 		default:
 			current++
 			if slot.ready {
-				free++
-				if free > f.wanted && (!extensions.Reuse || f.wanted == 0) {
-					excess = append(excess, slot)
-				}
+				free = append(free, slot)
 			}
 		}
 	}
+	excess = append(excess, free[:min(max(busy+len(free)-enough, 0), len(free))]...)
 	for _, slot := range excess {
 		k.retire(slot)
 	}
@@ -358,11 +368,7 @@ func (k *keeper) wanted(f *kept, extensions api.Extensions, now time.Time) int {
 	if extensions.Warm >= 0 {
 		return min(extensions.Warm, limits.Function)
 	}
-	idle := limits.Idle
-	if extensions.Idle != 0 {
-		idle = extensions.Idle
-	}
-	if f.lastCall.IsZero() || now.Sub(f.lastCall) > idle {
+	if f.lastCall.IsZero() || now.Sub(f.lastCall) > k.idle(extensions) {
 		return 0
 	}
 	if extensions.Reuse {
@@ -370,6 +376,32 @@ func (k *keeper) wanted(f *kept, extensions api.Extensions, now time.Time) int {
 	}
 	taken := f.decayed(now) / rateWindow.Seconds() * f.start.Seconds()
 	return max(min(int(math.Ceil(taken+math.Sqrt(taken))), limits.Function), 1)
+}
+
+// idle is how long a function keeps slots that it does not need.
+func (k *keeper) idle(extensions api.Extensions) time.Duration {
+	if extensions.Idle != 0 {
+		return extensions.Idle
+	}
+	return k.s.cfg.Warm.Idle
+}
+
+// busy is how many slots serve a call.
+func (f *kept) busy() (n int) {
+	for _, slot := range f.slots {
+		if slot.busy {
+			n++
+		}
+	}
+	return n
+}
+
+// recentPeak is the most calls at once that reused slots served within the idle time, or up to twice that.
+func (f *kept) recentPeak(now time.Time, idle time.Duration) int {
+	if now.Sub(f.since) >= idle {
+		f.before, f.peak, f.since = f.peak, f.busy(), now
+	}
+	return max(f.before, f.peak)
 }
 
 // room is how many more slots the limits leave an account.

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -444,6 +445,37 @@ func TestReusedContainerServesManyCalls(t *testing.T) {
 		require.GreaterOrEqual(t, k.counts("f1").Ready, 1)
 		require.LessOrEqual(t, n.most["hello"], 2, "one works or is ready, one is in its place soon")
 		require.Len(t, k.cluster.asked(&k.cluster.slots), 5)
+	})
+}
+
+// As many reused containers are kept as there were calls at once, for the idle time or up to twice that.
+func TestReusedContainersThatAreNotNeededEnd(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		const most = 4
+		k.label("funcd.reuse", "true")
+		k.label("funcd.idle", "5m")
+		k.label("funcd.warm", strconv.Itoa(most))
+		n := k.node()
+		n.work = 10 * time.Second
+		k.keep()
+		k.wait(time.Second)
+		for range most {
+			k.submit()
+		}
+		k.label("funcd.warm", "1")
+		// One at a time from now on.
+		trickle := func(d time.Duration) {
+			for range int(d / (20 * time.Second)) {
+				k.wait(20 * time.Second)
+				k.submit()
+			}
+			k.wait(20 * time.Second)
+		}
+		trickle(4 * time.Minute)
+		require.Equal(t, api.SlotCounts{Ready: most, Wanted: 1}, k.counts("f1"), "there may be as many again")
+		trickle(7 * time.Minute)
+		require.Equal(t, api.SlotCounts{Ready: 1, Wanted: 1}, k.counts("f1"))
+		require.Len(t, n.jobs(), 1)
 	})
 }
 
