@@ -30,6 +30,7 @@ type ClientConfig struct {
 	AccessKey  string       // signs the management requests; if empty they are sent unsigned
 	SecretKey  string       // of AccessKey
 	Region     string       // of the signature; DefaultRegion if empty
+	SignCalls  bool         // signs calls, and requests for outputs, logs and states, too: for a server that wants them signed
 	TLS        *tls.Config  // for https; the system's certificate authorities if nil. Not used with a Transport in HTTPClient.
 	HTTPClient *http.Client // for a proxy or timeout of its own; for unix its Transport is not used. May be nil.
 }
@@ -46,12 +47,14 @@ type Client struct {
 	address string // as configured, for messages
 	base    string // the URL that paths are appended to
 	key     SigningKey
+	calls   bool // are signed too
 	http    *http.Client
 }
 
 // NewClient returns a client; it does not connect yet. Errors are of code Invalid and name the field.
 func NewClient(cfg ClientConfig) (*Client, error) {
 	c := &Client{address: cfg.Address, key: SigningKey{AccessKey: cfg.AccessKey, Secret: cfg.SecretKey, Region: cfg.Region}}
+	c.calls = cfg.SignCalls && cfg.AccessKey != ""
 	if c.key.Region == "" {
 		c.key.Region = DefaultRegion
 	}
@@ -291,6 +294,13 @@ func (c *Client) callRequest(ctx context.Context, method string, segments []stri
 	if err != nil {
 		return nil, err
 	}
+	var signed []byte // what is signed is read before it is sent
+	if c.calls && payload != nil {
+		if signed, err = readPayload(payload); err != nil {
+			return nil, err
+		}
+		payload = bytes.NewReader(signed)
+	}
 	if len(query) > 0 {
 		target += "?" + query.Encode()
 	}
@@ -301,7 +311,25 @@ func (c *Client) callRequest(ctx context.Context, method string, segments []stri
 	if header != nil {
 		req.Header = header.Clone()
 	}
+	if c.calls {
+		Sign(req, signed, c.key, time.Now())
+	}
 	return req, nil
+}
+
+// readPayload reads a payload as a whole and closes it, as sending it would.
+func readPayload(payload io.Reader) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(payload, MaxPayload+1))
+	if closer, ok := payload.(io.Closer); ok {
+		err = errors.Join(err, closer.Close())
+	}
+	if err != nil {
+		return nil, Wrap(Invalid, err, "the payload can't be read")
+	}
+	if len(body) > MaxPayload {
+		return nil, Errorf(TooLarge, "the payload is over %d bytes", MaxPayload)
+	}
+	return body, nil
 }
 
 // url joins the segments, each of which stays one whatever is in it.

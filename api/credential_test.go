@@ -75,6 +75,24 @@ func TestCredentialText(t *testing.T) {
 	require.Equal(t, "call-only credential AKEY of acme", cred.String())
 }
 
+func TestWrongCredentials(t *testing.T) {
+	t.Parallel()
+	require.NoError(t, Credential{Account: "a", Quota: MaxQuota, Description: strings.Repeat("ü", MaxDescription/2)}.Validate())
+	for want, cred := range map[string]Credential{
+		"account: \"A\"":     {Account: "A"},
+		"account: \"\"":      {},
+		"quota: -1":          {Account: "a", Quota: -1},
+		"quota: 100001":      {Account: "a", Quota: MaxQuota + 1},
+		"description: \"a\\": {Account: "a", Description: "a\x1b[2J"},
+		"description: \"b\\": {Account: "a", Description: "b\nc"},
+		"description: \"xx":  {Account: "a", Description: strings.Repeat("x", MaxDescription+1)},
+	} {
+		err := cred.Validate()
+		require.ErrorContains(t, err, want)
+		require.Equal(t, Invalid, CodeOf(err))
+	}
+}
+
 func TestCredentialJSONIsComplete(t *testing.T) {
 	t.Parallel()
 	cred := Credential{AccessKey: "AKEY", Secret: "s3cr3t", Account: "acme", Created: Timestamp{time.Unix(1, 0).UTC()}}

@@ -24,10 +24,12 @@ const MaxClockSkew = 5 * time.Minute
 // NotSigned is the one sentence that every refused signature is answered with, whatever is wrong with it.
 const NotSigned = "the request is not signed as it should be"
 
+// SignatureScheme is the first word of a signed request's Authorization header.
+const SignatureScheme = "HYPER-HMAC-SHA256"
+
 const (
-	signatureScheme = "HYPER-HMAC-SHA256"
-	signatureTime   = "20060102T150405Z"
-	signatureEnd    = "hyper/hyper_request" // of every scope
+	signatureTime = "20060102T150405Z"
+	signatureEnd  = "hyper/hyper_request" // of every scope
 )
 
 var (
@@ -80,10 +82,10 @@ func ParseAuthorization(header string) (Signature, error) {
 	if header == "" {
 		return Signature{}, notSigned("no Authorization header")
 	}
-	list, ok := strings.CutPrefix(header, signatureScheme+" ")
+	list, ok := strings.CutPrefix(header, SignatureScheme+" ")
 	parts := strings.Split(list, ",")
 	if !ok || len(parts) != 3 {
-		return Signature{}, notSigned("Authorization is not %s with Credential, SignedHeaders and Signature", signatureScheme)
+		return Signature{}, notSigned("Authorization is not %s with Credential, SignedHeaders and Signature", SignatureScheme)
 	}
 	var credential, names, mac string
 	for _, part := range parts {
@@ -130,7 +132,7 @@ func ParseAuthorization(header string) (Signature, error) {
 // String returns the Authorization header that s stands for.
 func (s Signature) String() string {
 	return fmt.Sprintf("%s Credential=%s/%s, SignedHeaders=%s, Signature=%x",
-		signatureScheme, s.AccessKey, s.scope(), strings.Join(s.SignedHeaders, ";"), s.MAC)
+		SignatureScheme, s.AccessKey, s.scope(), strings.Join(s.SignedHeaders, ";"), s.MAC)
 }
 
 // Verify checks that s signs the request r as the server got it, its path still with the version prefix, with the secret of s.AccessKey
@@ -212,7 +214,7 @@ func (s *Signature) mac(canonical, date, secret string) [sha256.Size]byte {
 		key = hmacSHA256(key, word)
 	}
 	sum := sha256.Sum256([]byte(canonical))
-	return [sha256.Size]byte(hmacSHA256(key, signatureScheme+"\n"+date+"\n"+s.scope()+"\n"+hex.EncodeToString(sum[:])))
+	return [sha256.Size]byte(hmacSHA256(key, SignatureScheme+"\n"+date+"\n"+s.scope()+"\n"+hex.EncodeToString(sum[:])))
 }
 
 func hmacSHA256(key []byte, text string) []byte {

@@ -268,10 +268,10 @@ func TestParseAuthorizationRefuses(t *testing.T) {
 		headers    = "SignedHeaders=host;x-hyper-date"
 	)
 	signature := "Signature=" + strings.Repeat("0", 64)
-	good := signatureScheme + " " + credential + ", " + headers + ", " + signature
+	good := SignatureScheme + " " + credential + ", " + headers + ", " + signature
 	_, err := ParseAuthorization(good)
 	require.NoError(t, err)
-	_, err = ParseAuthorization(signatureScheme + " " + signature + "," + headers + ",  " + credential)
+	_, err = ParseAuthorization(SignatureScheme + " " + signature + "," + headers + ",  " + credential)
 	require.NoError(t, err, "order and spaces don't matter")
 
 	for name, c := range map[string]struct{ from, to, why string }{

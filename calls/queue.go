@@ -250,6 +250,44 @@ func (d *Delivery) Done(ctx context.Context) error {
 // Return gives the call back to the front of the queue, to be delivered again to any server after the delay.
 func (d *Delivery) Return(delay time.Duration) error { return d.msg.NakWithDelay(delay) }
 
+// Quota returns how many calls of the account may be delivered and not Done, 0 if none ever were. The error is of code Unavailable.
+func (s *Store) Quota(ctx context.Context, account string) (int, error) {
+	q, err := s.queue(ctx, account)
+	if err != nil {
+		return 0, err
+	}
+	consumer, err := q.Consumer(ctx, pool)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, unavailable(err)
+	}
+	return consumer.CachedInfo().Config.MaxAckPending, nil
+}
+
+// SetQuota changes the quota of an account whose calls are being delivered. Those over a smaller one stay where they are. The error is of code
+// Unavailable.
+func (s *Store) SetQuota(ctx context.Context, account string, quota int) error {
+	q, err := s.queue(ctx, account)
+	if err != nil {
+		return err
+	}
+	consumer, err := q.Consumer(ctx, pool)
+	if err != nil {
+		return unavailable(err)
+	}
+	config := consumer.CachedInfo().Config
+	if config.MaxAckPending == quota {
+		return nil
+	}
+	config.MaxAckPending = quota
+	if _, err := q.UpdateConsumer(ctx, config); err != nil {
+		return unavailable(err)
+	}
+	return nil
+}
+
 // Consume starts to deliver the account's calls. At any time at most quota calls of the account are delivered and not Done, on all servers
 // together. deliver is called from one goroutine and must not block. stop returns when it will not be called any more, which it may be once
 // more for each call that is on its way; it may be called more than once.

@@ -91,6 +91,42 @@ func TestQuotaIsNeverExceeded(t *testing.T) {
 	require.Equal(t, total, done)
 }
 
+func TestAQuotaChangesWhileCallsAreDelivered(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, Config{})
+	quota := func() int {
+		n, err := s.Quota(t.Context(), "acme")
+		require.NoError(t, err)
+		return n
+	}
+	require.Zero(t, quota(), "nobody has set one")
+	requireCode(t, api.Unavailable, s.SetQuota(t.Context(), "acme", 3))
+	enqueue(t, s, "f", 0, 30)
+	deliveries := consume(t, s, 2)
+	held := []*Delivery{next(t, deliveries, 0), next(t, deliveries, 1)}
+	requirePending(t, s, 2, 28)
+	require.Equal(t, 2, quota())
+
+	require.NoError(t, s.SetQuota(t.Context(), "acme", 20))
+	for i := 2; i < 20; i++ {
+		held = append(held, next(t, deliveries, i))
+	}
+	requirePending(t, s, 20, 10)
+
+	// Those over a smaller one stay, and none is added until they have ended.
+	require.NoError(t, s.SetQuota(t.Context(), "acme", 1))
+	for _, d := range held[1:] {
+		require.NoError(t, d.Extend())
+		require.NoError(t, d.Done(t.Context()))
+	}
+	requirePending(t, s, 1, 10)
+	require.NoError(t, held[0].Done(t.Context()))
+	next(t, deliveries, 20)
+	requirePending(t, s, 1, 9)
+	require.NoError(t, s.SetQuota(t.Context(), "acme", 1), "nothing changes")
+	require.Equal(t, 1, quota())
+}
+
 func TestAQuotaIsTheAccountsOwn(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, Config{})

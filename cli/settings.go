@@ -73,7 +73,7 @@ func (a *app) connect() (*api.Client, error) {
 	case s.AccessKey != "" && s.SecretKey == "":
 		return nil, usageErrorf("there is an access key without a secret key: set --secret-key or FUNCD_SECRET_KEY too")
 	}
-	c, err := api.NewClient(api.ClientConfig{Address: s.Addr, AccessKey: s.AccessKey, SecretKey: s.SecretKey, Region: s.Region, TLS: trust})
+	c, err := api.NewClient(api.ClientConfig{Address: s.Addr, AccessKey: s.AccessKey, SecretKey: s.SecretKey, Region: s.Region, SignCalls: true, TLS: trust})
 	if err != nil {
 		message := api.MessageOf(err)
 		for field, flag := range map[string]string{"Address": "--addr", "AccessKey": "--access-key", "Region": "--region"} {

@@ -26,7 +26,8 @@ data_dir = "./funcd-data"
 # debug, info, warn or error
 log_level = "info"
 
-# Calls of one account that are being executed at once. The rest wait, first in, first out.
+# Calls of one account that are being executed at once. The rest wait, first in, first out. An account whose keys state a quota of their own
+# (funcd credential create --quota) has the largest of those in its place.
 quota = 10
 
 limits {
@@ -210,6 +211,10 @@ docker {
 # What an account's functions may ask for. What the block "*" sets is for all accounts, unless their own block sets it. A function that asks for
 # what is false is refused with 403 and the name of the switch; those that are there already stay.
 account "*" {
+  # Whether /call, /output, /logs and /status must be signed too, by any key of the function's account: one that was made with --call-only is
+  # enough. Without, whoever knows the function's UUID may call.
+  signed_calls = false
+
   allow {
     host_networking      = true # NetworkMode host: all that listens on the nodes' loopback is within reach, as Nomad and Consul without ACLs
     container_networking = true # NetworkMode container:<name|id>: the network of any container of the node

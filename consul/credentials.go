@@ -36,8 +36,9 @@ func (c *Client) createCredential(ctx context.Context, cred api.Credential) (cre
 		return credentialRecord{}, api.Errorf(api.Invalid, "the access key must be letters, digits, '.', '_' and '-', and begin with one of the first two")
 	case cred.Secret == "":
 		return credentialRecord{}, api.Errorf(api.Invalid, "a credential needs a secret")
-	case !api.ValidAccount(cred.Account):
-		return credentialRecord{}, api.Errorf(api.Invalid, "%.100q can't be an account", cred.Account)
+	}
+	if err := cred.Validate(); err != nil {
+		return credentialRecord{}, err
 	}
 	value, err := json.Marshal(cred)
 	if err != nil {
@@ -92,6 +93,28 @@ func (c *Client) Credentials(ctx context.Context) ([]api.Credential, error) {
 
 func oldestFirst(a, b *api.Credential) int {
 	return cmp.Or(a.Created.Compare(b.Created.Time), cmp.Compare(a.AccessKey, b.AccessKey))
+}
+
+// UpdateCredential reads a credential, lets change alter its Quota and Description, and returns what is stored. When another one was faster it begins
+// again. The error is of code NotFound, Invalid, Unavailable or Internal.
+func (c *Client) UpdateCredential(ctx context.Context, key string, change func(*api.Credential)) (api.Credential, error) {
+	var updated api.Credential
+	read := func(ctx context.Context) (credentialRecord, error) { return c.credential(ctx, key) }
+	_, err := rewrite(ctx, c, read, func(current credentialRecord) ([]consul.KVTxnOp, error) {
+		wanted := current.value
+		change(&wanted)
+		updated = current.value
+		updated.Quota, updated.Description = wanted.Quota, wanted.Description
+		if err := updated.Validate(); err != nil {
+			return nil, err
+		}
+		value, err := json.Marshal(updated)
+		if err != nil {
+			return nil, api.Wrap(api.Internal, err, "the credential can't be stored")
+		}
+		return []consul.KVTxnOp{put(c.credentialsPrefix()+key, value, current.index)}, nil
+	})
+	return updated, err
 }
 
 // DeleteCredential deletes a credential. The error is of code NotFound, Unavailable or Internal.
@@ -163,6 +186,24 @@ func (c *Credentials) Get(ctx context.Context, key string) (api.Credential, erro
 // List returns all credentials, oldest first. It is complete once WaitReady has returned.
 func (c *Credentials) List() []api.Credential {
 	return c.all(func(*api.Credential) bool { return true }, oldestFirst)
+}
+
+// Quotas returns the quotas of the accounts whose credentials state one. known is false until all have been read for the first time.
+func (c *Credentials) Quotas() (byAccount map[string]int, known bool) {
+	select {
+	case <-c.ready:
+	default:
+		return nil, false
+	}
+	byAccount = map[string]int{}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, row := range c.rows.rows {
+		if cred := row.value; cred.Quota > 0 {
+			byAccount[cred.Account] = max(byAccount[cred.Account], cred.Quota)
+		}
+	}
+	return byAccount, true
 }
 
 // Create is Client.CreateCredential.

@@ -83,6 +83,7 @@ func testBackend(t *testing.T, connect func(t *testing.T, prefix string) *Client
 		"subscribe":                       testSubscribe,
 		"credentials":                     testCredentials,
 		"credentials of two servers":      testCredentialsCache,
+		"quotas of credentials":           testQuotas,
 		"service":                         testService,
 		"endpoints":                       testEndpoints,
 		"one leader":                      testLeader,
@@ -498,9 +499,57 @@ func testCredentials(t *testing.T, connect func(*testing.T, string) *Client) {
 		"key":     {AccessKey: "a/b", Secret: "s", Account: "alice"},
 		"secret":  {AccessKey: "a", Account: "alice"},
 		"account": {AccessKey: "a", Secret: "s", Account: "Alice!"},
+		"quota":   {AccessKey: "a", Secret: "s", Account: "alice", Quota: -1},
+		"lines":   {AccessKey: "a", Secret: "s", Account: "alice", Description: "a\nb"},
 	} {
 		require.Equal(t, api.Invalid, api.CodeOf(c.CreateCredential(ctx, cred)), name)
 	}
+
+	updated, err := c.UpdateCredential(ctx, "AK1", func(cred *api.Credential) {
+		*cred = api.Credential{Quota: 3, Description: "of the build server", Account: "mallory", Secret: "x"}
+	})
+	require.NoError(t, err)
+	a.Quota, a.Description = 3, "of the build server"
+	require.Equal(t, a, updated, "and nothing else of it")
+	got, err = c.Credential(ctx, "AK1")
+	require.NoError(t, err)
+	require.Equal(t, a, got)
+	_, err = c.UpdateCredential(ctx, "AK1", func(cred *api.Credential) { cred.Quota = api.MaxQuota + 1 })
+	require.Equal(t, api.Invalid, api.CodeOf(err))
+	_, err = c.UpdateCredential(ctx, "AK0", func(*api.Credential) {})
+	require.Equal(t, api.NotFound, api.CodeOf(err))
+}
+
+func testQuotas(t *testing.T, connect func(*testing.T, string) *Client) {
+	ctx, prefix := t.Context(), newPrefix()
+	client := connect(t, prefix)
+	server := NewCredentials(connect(t, prefix))
+	_, known := server.Quotas()
+	require.False(t, known, "before it has read them")
+	start(t, func(ctx context.Context) { _ = server.Run(ctx) })
+	require.NoError(t, server.WaitReady(ctx))
+	expect := func(want map[string]int) {
+		require.EventuallyWithT(t, func(t *assertions) {
+			got, known := server.Quotas()
+			require.True(t, known)
+			require.Equal(t, want, got)
+		}, patience, 5*time.Millisecond)
+	}
+	expect(map[string]int{})
+	for key, quota := range map[string]int{"AK1": 0, "AK2": 5, "AK3": 2} {
+		cred := newCredential(key)
+		cred.Quota = quota
+		require.NoError(t, client.CreateCredential(ctx, cred))
+	}
+	bob := newCredential("AK4")
+	bob.Account = "bob"
+	require.NoError(t, client.CreateCredential(ctx, bob))
+	expect(map[string]int{"alice": 5})
+	_, err := client.UpdateCredential(ctx, "AK4", func(cred *api.Credential) { cred.Quota = 1 })
+	require.NoError(t, err)
+	expect(map[string]int{"alice": 5, "bob": 1})
+	require.NoError(t, client.DeleteCredential(ctx, "AK2"))
+	expect(map[string]int{"alice": 2, "bob": 1})
 }
 
 func testCredentialsCache(t *testing.T, connect func(*testing.T, string) *Client) {

@@ -43,6 +43,9 @@ func (s *Server) submission(w http.ResponseWriter, r *http.Request) (d *api.Defi
 	if payload, err = s.readBody(w, r, s.cfg.MaxBody); err != nil {
 		return nil, nil, nil, err
 	}
+	if err := s.admit(r, d, payload); err != nil {
+		return nil, nil, nil, err
+	}
 	return d, cgiEnv(r, len(payload)), payload, nil
 }
 
@@ -97,7 +100,7 @@ func (s *Server) outputWait(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) fetch(w http.ResponseWriter, r *http.Request, wait bool) error {
-	d, call, err := s.functionAndCall(r)
+	d, call, err := s.functionAndCall(w, r)
 	if err != nil {
 		return err
 	}
@@ -105,8 +108,8 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, wait bool) error 
 }
 
 // functionAndCall returns the function that the path names, and the id of a call that may be one of it.
-func (s *Server) functionAndCall(r *http.Request) (*api.Definition, string, error) {
-	d, err := s.function(r)
+func (s *Server) functionAndCall(w http.ResponseWriter, r *http.Request) (*api.Definition, string, error) {
+	d, err := s.admitted(w, r)
 	if err != nil {
 		return nil, "", err
 	}
@@ -118,7 +121,7 @@ func (s *Server) functionAndCall(r *http.Request) (*api.Definition, string, erro
 }
 
 func (s *Server) cancelCall(w http.ResponseWriter, r *http.Request) error {
-	d, call, err := s.functionAndCall(r)
+	d, call, err := s.functionAndCall(w, r)
 	if err != nil {
 		return err
 	}
@@ -173,7 +176,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, d *api.Definitio
 
 // logs writes events as JSON lines: over the raw connection for a client that asks for its upgrade, else as the body.
 func (s *Server) logs(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.function(r)
+	d, err := s.admitted(w, r)
 	if err != nil {
 		return err
 	}

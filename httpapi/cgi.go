@@ -5,11 +5,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/funcd/funcd/api"
 )
 
 // cgiEnv returns the request as environment variables by RFC 3875, sorted. Proxy is left out, as HTTP_PROXY would send the function's own requests to
 // whoever called it (httpoxy, CVE-2016-5385), and so are headers with an underscore in their name, which could pass for those with
-// a hyphen that a proxy in front has set.
+// a hyphen that a proxy in front has set. A signature is for funcd, and who has it could send the request again.
 func cgiEnv(r *http.Request, length int) []string {
 	env := []string{
 		"REQUEST_METHOD=" + r.Method,
@@ -19,8 +21,9 @@ func cgiEnv(r *http.Request, length int) []string {
 	if length > 0 || r.Header.Get("Content-Length") != "" {
 		env = append(env, "CONTENT_LENGTH="+strconv.Itoa(length))
 	}
+	signed := strings.HasPrefix(r.Header.Get("Authorization"), api.SignatureScheme+" ")
 	for name, values := range r.Header {
-		if strings.Contains(name, "_") {
+		if strings.Contains(name, "_") || signed && (name == "Authorization" || strings.HasPrefix(name, "X-Hyper-")) {
 			continue
 		}
 		switch name {

@@ -298,6 +298,8 @@ func (c credentials) Get(_ context.Context, key string) (api.Credential, error) 
 	switch key {
 	case "AKOWNER":
 		return api.Credential{AccessKey: key, Secret: testSecret, Account: "owner"}, nil
+	case "AKOTHER":
+		return api.Credential{AccessKey: key, Secret: testSecret, Account: "other"}, nil
 	case "AKCALLER":
 		return api.Credential{AccessKey: key, Secret: testSecret, Account: "owner", CallOnly: true}, nil
 	}

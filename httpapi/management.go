@@ -27,9 +27,12 @@ func (s *Server) managed(h managedHandler) handler {
 		if err != nil {
 			return err
 		}
-		account, err := s.authenticate(r, body)
+		account, callOnly, err := s.authenticate(r, body)
 		if err != nil {
 			return err
+		}
+		if callOnly {
+			return api.Errorf(api.Forbidden, "the access key may only call functions")
 		}
 		return h(w, r, account, body)
 	}
@@ -61,32 +64,62 @@ func parseVersion(version string) (major, minor uint64, err error) {
 // refused is the one answer to every request that is not signed as it should be: what was wrong would help who forges one.
 const refused = "the request is not signed by a valid access key"
 
-// authenticate returns the account of the key that the request is signed with.
-func (s *Server) authenticate(r *http.Request, body []byte) (string, error) {
+// authenticate returns the account of the key that the request is signed with, and whether the key is for calls only.
+func (s *Server) authenticate(r *http.Request, body []byte) (account string, callOnly bool, err error) {
 	header := r.Header.Get("Authorization")
 	if header == "" && s.cfg.UnsignedAccount != "" {
-		return s.cfg.UnsignedAccount, checkLocal(r)
+		return s.cfg.UnsignedAccount, false, checkLocal(r)
 	}
 	signature, err := api.ParseAuthorization(header)
 	if err != nil {
-		return "", api.Wrap(api.Unauthorized, err, refused)
+		return "", false, api.Wrap(api.Unauthorized, err, refused)
 	}
 	credential, err := s.cfg.Credentials.Get(r.Context(), signature.AccessKey)
 	if err != nil && api.CodeOf(err) != api.NotFound {
-		return "", err
+		return "", false, err
 	}
 	unknown := err
 	// An unknown key costs what a known one does, so that the time of the answer does not tell them apart.
 	err = signature.Verify(r, sha256.Sum256(body), credential.Secret, time.Now())
 	switch {
 	case unknown != nil:
-		return "", api.Wrap(api.Unauthorized, unknown, refused)
+		return "", false, api.Wrap(api.Unauthorized, unknown, refused)
 	case err != nil:
-		return "", api.Wrap(api.Unauthorized, err, refused)
-	case credential.CallOnly:
-		return "", api.Errorf(api.Forbidden, "the access key may only call functions")
+		return "", false, api.Wrap(api.Unauthorized, err, refused)
 	}
-	return credential.Account, nil
+	return credential.Account, credential.CallOnly, nil
+}
+
+// admit refuses a request of the call group that must be signed and is not, by any key of the function's account. To another account's the function
+// does not exist.
+func (s *Server) admit(r *http.Request, d *api.Definition, body []byte) error {
+	if s.cfg.SignedCalls == nil || !s.cfg.SignedCalls(d.Account) {
+		return nil
+	}
+	account, _, err := s.authenticate(r, body)
+	if err != nil {
+		return err
+	}
+	if account != d.Account {
+		return noSuchFunction(nil)
+	}
+	return nil
+}
+
+// admitted returns the function that the path names, for a request whose body, if it has any, is of no interest but to its signature.
+func (s *Server) admitted(w http.ResponseWriter, r *http.Request) (*api.Definition, error) {
+	d, err := s.function(r)
+	if err != nil {
+		return nil, err
+	}
+	if s.cfg.SignedCalls == nil || !s.cfg.SignedCalls(d.Account) {
+		return d, nil
+	}
+	body, err := s.readBody(w, r, s.cfg.MaxBody)
+	if err != nil {
+		return nil, err
+	}
+	return d, s.admit(r, d, body)
 }
 
 // checkLocal refuses what a browser on this machine sends for somebody else's page, which needs no signature either: by its Origin, and by

@@ -101,6 +101,95 @@ func TestEveryManagementRequestMustBeSigned(t *testing.T) {
 	require.Equal(t, 200, resp.StatusCode, "the UUID is what a caller needs")
 }
 
+// What an operator demands a key for may be signed by any of the function's account, and by nobody else.
+func TestSignedCalls(t *testing.T) {
+	t.Parallel()
+	b := newBackend()
+	b.definition.Account = "owner"
+	cfg := testConfig(b)
+	cfg.UnsignedAccount = ""
+	demanded := true
+	cfg.SignedCalls = func(account string) bool { return demanded && account == "owner" }
+	server := serve(t, cfg)
+	requests := []string{
+		"POST " + callPath, "GET " + callPath + "/sync", "DELETE " + callPath + "/" + testCall, "GET " + outputPath, "GET " + outputPath + "/wait",
+		"GET /logs/hello/" + testUUID, "GET /status/hello/" + testUUID, "GET /status/hello/" + testUUID + "?list=1",
+	}
+	key := func(accessKey, secret string) api.SigningKey {
+		return api.SigningKey{AccessKey: accessKey, Secret: secret, Region: "local"}
+	}
+	for _, request := range requests {
+		method, path, _ := strings.Cut(request, " ")
+		resp, body := ask(t, server, method, path, nil)
+		require.Equal(t, 401, resp.StatusCode, request)
+		require.Equal(t, refused+"\n", body)
+		for name, c := range map[string]struct {
+			key    api.SigningKey
+			skew   time.Duration
+			status int
+		}{
+			"a key":                    {key("AKOWNER", testSecret), 0, 0},
+			"a call-only key":          {key("AKCALLER", testSecret), 0, 0},
+			"a wrong secret":           {key("AKCALLER", "another"), 0, 401},
+			"an old request":           {key("AKOWNER", testSecret), -6 * time.Minute, 401},
+			"an unknown key":           {key("AKNOBODY", testSecret), 0, 401},
+			"a key of another account": {key("AKOTHER", testSecret), 0, 404},
+		} {
+			resp, body := signed(t, server, method, path, "payload", c.key, time.Now().Add(c.skew), nil)
+			if c.status == 0 {
+				require.Less(t, resp.StatusCode, 300, "%s with %s: %s", request, name, body)
+				continue
+			}
+			require.Equal(t, c.status, resp.StatusCode, "%s with %s: %s", request, name, body)
+			if c.status == 404 {
+				require.Equal(t, "no such function\n", body)
+			}
+		}
+	}
+	for _, path := range []string{"/call/hello/" + otherUUID, "/call/other/" + testUUID} {
+		resp, body := ask(t, server, "POST", path, nil)
+		require.Equal(t, 404, resp.StatusCode)
+		require.Equal(t, "no such function\n", body)
+	}
+	resp, _ := signed(t, server, "POST", callPath, "payload", key("AKOWNER", testSecret), time.Now(),
+		func(r *http.Request) { r.Body, r.ContentLength = io.NopCloser(strings.NewReader("Payload")), 7 })
+	require.Equal(t, 401, resp.StatusCode, "the payload is signed too")
+
+	// The Go client, whose signature does not reach the function.
+	for _, accessKey := range []string{"AKOWNER", "AKCALLER"} {
+		c, err := api.NewClient(api.ClientConfig{Address: server.URL, AccessKey: accessKey, SecretKey: testSecret, SignCalls: true})
+		require.NoError(t, err)
+		b.env = nil
+		_, err = c.Call(t.Context(), "hello", testUUID, strings.NewReader("in"), http.Header{"X-Own": {"x"}, "Content-Type": {"text/x"}})
+		require.NoError(t, err)
+		require.Equal(t, "in", string(b.payload))
+		require.Contains(t, b.env, "HTTP_X_OWN=x")
+		require.Contains(t, b.env, "CONTENT_TYPE=text/x")
+		for _, variable := range b.env {
+			require.NotContains(t, variable, "HYPER")
+			require.NotContains(t, variable, "AUTHORIZATION")
+		}
+		_, _, err = c.Output(t.Context(), "hello", testUUID, testCall, true)
+		require.NoError(t, err)
+		require.NoError(t, c.Logs(t.Context(), "hello", testUUID, api.EventQuery{Tail: -1}, func(api.Event) error { return nil }))
+		_, err = c.Status(t.Context(), "hello", testUUID, true)
+		require.NoError(t, err)
+		_, err = c.Call(t.Context(), "hello", testUUID, strings.NewReader(strings.Repeat("x", api.MaxPayload+1)), nil)
+		require.Equal(t, api.TooLarge, api.CodeOf(err))
+	}
+	plain, err := api.NewClient(api.ClientConfig{Address: server.URL, AccessKey: "AKOWNER", SecretKey: testSecret})
+	require.NoError(t, err)
+	_, err = plain.Call(t.Context(), "hello", testUUID, nil, nil)
+	require.Equal(t, api.Unauthorized, api.CodeOf(err))
+
+	demanded = false
+	for _, request := range requests {
+		method, path, _ := strings.Cut(request, " ")
+		resp, body := ask(t, server, method, path, nil)
+		require.Less(t, resp.StatusCode, 300, "%s: %s", request, body)
+	}
+}
+
 func TestKeyThatCannotBeLookedUpIsNotRefused(t *testing.T) {
 	t.Parallel()
 	b := newBackend()

@@ -80,7 +80,7 @@ type Identities interface {
 	Identify(ctx context.Context, token string) (api.Allocation, error)
 }
 
-// Config is what a Server works with. All is required but UnsignedAccount and RunnerArchive.
+// Config is what a Server works with. All is required but UnsignedAccount, SignedCalls and RunnerArchive.
 type Config struct {
 	Functions   Functions
 	Directory   Directory
@@ -95,6 +95,8 @@ type Config struct {
 	Puller      Puller
 	Cluster     Cluster
 	Jobs        Jobs
+	// SignedCalls tells whether calls of the account's functions, their outputs, logs and states, must be signed too; nil if none must.
+	SignedCalls func(account string) bool
 	// Ready are the parts that must answer for /readyz, by their names.
 	Ready map[string]func(context.Context) error
 	// UnsignedAccount is the account of management requests without a signature. Empty: they are refused.

@@ -45,7 +45,7 @@ func (s *Server) functionOfCall(w http.ResponseWriter, r *http.Request, account 
 
 // status answers with the numbers of calls in each state and, with list, with each of them. A list may be long: it is written as it is read.
 func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.function(r)
+	d, err := s.admitted(w, r)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ type fakeStore struct {
 	queue     []*queued
 	accounts  []string
 	consumers []*fakeConsumer
+	quotas    map[string]int
 	records   map[string]fakeRecord
 	versions  uint64
 	outputs   map[string][]byte
@@ -55,6 +56,7 @@ func newFakeStore() *fakeStore {
 		records: map[string]fakeRecord{},
 		outputs: map[string][]byte{},
 		held:    map[string]bool{},
+		quotas:  map[string]int{},
 
 		keys:     map[string]fakeKey{},
 		enqueued: map[string]bool{},
@@ -146,6 +148,7 @@ func (f *fakeStore) Consume(_ context.Context, account string, quota int, delive
 	defer f.mu.Unlock()
 	c := &fakeConsumer{account: account, quota: quota, deliver: deliver, changed: make(chan struct{}, 1)}
 	f.consumers = append(f.consumers, c)
+	f.quotas[account] = quota
 	stopping, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -174,6 +177,29 @@ func (f *fakeStore) Consume(_ context.Context, account string, quota int, delive
 		defer f.mu.Unlock()
 		f.consumers = slices.DeleteFunc(f.consumers, func(other *fakeConsumer) bool { return other == c })
 	}, nil
+}
+
+func (f *fakeStore) Quota(_ context.Context, account string) (int, error) {
+	if err := f.begin("Quota"); err != nil {
+		return 0, err
+	}
+	defer f.mu.Unlock()
+	return f.quotas[account], nil
+}
+
+func (f *fakeStore) SetQuota(_ context.Context, account string, quota int) error {
+	if err := f.begin("SetQuota"); err != nil {
+		return err
+	}
+	defer f.mu.Unlock()
+	f.quotas[account] = quota
+	for _, c := range f.consumers {
+		if c.account == account {
+			c.quota = quota
+		}
+	}
+	f.wake()
+	return nil
 }
 
 func (f *fakeStore) next(c *fakeConsumer) Delivery {

@@ -44,6 +44,9 @@ type Queue interface {
 	Postpone(ctx context.Context, call *api.Call, until time.Time) error
 	// Consume delivers at most quota calls at a time, from one goroutine, until stop is called.
 	Consume(ctx context.Context, account string, quota int, deliver func(Delivery)) (stop func(), err error)
+	// Quota returns that of the account's last Consume or SetQuota, 0 for none. SetQuota changes that of an account that is consumed.
+	Quota(ctx context.Context, account string) (int, error)
+	SetQuota(ctx context.Context, account string, quota int) error
 	// Accounts returns those that have a queue.
 	Accounts(ctx context.Context) ([]string, error)
 }
@@ -147,7 +150,9 @@ type Config struct {
 	Functions Functions
 	Services  Services
 
-	Quota          int           // calls of one account that are being executed at once
+	// Quotas returns those of the accounts that have one of their own, from memory; nil if none has. known is false while that is not known yet.
+	Quotas         func() (byAccount map[string]int, known bool)
+	Quota          int           // calls of one account that are being executed at once, for all others
 	Lease          time.Duration // how long the queue leaves a call with a server that does not extend it
 	MaxKillTimeout time.Duration // between a function's StopSignal and SIGKILL, at most
 	MaxOutput      int           // bytes of a call's output
@@ -172,7 +177,7 @@ type Scheduler struct {
 	serving   sync.Mutex // held while an account's consumer is made, and before mu
 	mu        sync.Mutex
 	stopped   bool
-	consumers map[string]func()    // stop functions by account
+	consumers map[string]*consumer // by account
 	owned     map[string]*run      // by call
 	waited    map[string]*api.Call // those that are held, by id
 	unwatch   func()               // ends the watch for changes by others; guarded by serving
@@ -186,7 +191,7 @@ func New(cfg Config) *Scheduler {
 		log:       cfg.Logger.With("component", "scheduler"),
 		ctx:       ctx,
 		cancel:    cancel,
-		consumers: map[string]func(){},
+		consumers: map[string]*consumer{},
 		owned:     map[string]*run{},
 		waited:    map[string]*api.Call{},
 	}
@@ -221,13 +226,17 @@ func (s *Scheduler) Serve(ctx context.Context, account string) error {
 	if err := s.watchChanges(); err != nil {
 		return err
 	}
-	stop, err := s.cfg.Queue.Consume(ctx, account, s.cfg.Quota, s.deliver)
+	quota, err := s.quotaOf(ctx, account)
+	if err != nil {
+		return err
+	}
+	stop, err := s.cfg.Queue.Consume(ctx, account, quota, s.deliver)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.consumers[account] = stop
+	s.consumers[account] = &consumer{stop: stop, quota: quota}
 	return nil
 }
 
@@ -269,15 +278,15 @@ func (s *Scheduler) Stop() {
 	s.mu.Lock()
 	s.stopped = true
 	consumers := s.consumers
-	s.consumers = map[string]func(){}
+	s.consumers = map[string]*consumer{}
 	s.mu.Unlock()
 	if s.unwatch != nil {
 		s.unwatch()
 		s.unwatch = nil
 	}
 	s.serving.Unlock()
-	for _, stop := range consumers {
-		stop()
+	for _, c := range consumers {
+		c.stop()
 	}
 	s.cancel()
 	s.runs.Wait()

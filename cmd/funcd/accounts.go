@@ -14,6 +14,8 @@ type accountConfig struct {
 	Name  string       `hcl:"name,label"`
 	Allow *allowConfig `hcl:"allow,block"`
 	Nomad *placeConfig `hcl:"nomad,block"`
+	// SignedCalls demands a signature of the call group too.
+	SignedCalls *bool `hcl:"signed_calls,optional"`
 }
 
 // allowConfig are the switches of an api.Policy.
@@ -66,6 +68,15 @@ func (c config) policy(account string) api.Policy {
 		}
 	}
 	return p
+}
+
+// signedCalls tells whether calls of the account's functions must be signed.
+func (c config) signedCalls(account string) bool {
+	signed := false
+	for _, block := range c.accountBlocks(account) {
+		set(&signed, block.SignedCalls)
+	}
+	return signed
 }
 
 // set puts a value in place of another, if there is one.

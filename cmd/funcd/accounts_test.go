@@ -47,6 +47,21 @@ func TestPolicies(t *testing.T) {
 	require.Equal(t, want, s.policy("team"))
 }
 
+func TestSignedCalls(t *testing.T) {
+	t.Parallel()
+	s, err := load(t, "")
+	require.NoError(t, err)
+	require.False(t, s.signedCalls("team"), "the UUID is what a caller needs")
+	s, err = load(t, "account \"*\" {\n signed_calls = true\n}\naccount \"open\" {\n signed_calls = false\n}\n")
+	require.NoError(t, err)
+	require.True(t, s.signedCalls("team"))
+	require.False(t, s.signedCalls("open"))
+	s, err = load(t, "account \"team\" {\n signed_calls = true\n}\n")
+	require.NoError(t, err)
+	require.True(t, s.signedCalls("team"))
+	require.False(t, s.signedCalls("default"))
+}
+
 func TestWrongAccounts(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{

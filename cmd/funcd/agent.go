@@ -226,6 +226,7 @@ func (a *agent) Start(ctx context.Context) error {
 		Cluster:        a.nomad,
 		Functions:      a.functions,
 		Services:       a.consul,
+		Quotas:         a.keys.Quotas,
 		Quota:          s.Quota,
 		Lease:          s.lease,
 		MaxKillTimeout: s.maxKillTimeout,
@@ -257,6 +258,7 @@ func (a *agent) Start(ctx context.Context) error {
 		return err
 	}
 	a.running.Go(func() { a.keepServing(a.background) })
+	a.running.Go(func() { a.keepQuotas(a.background) })
 	a.running.Go(func() {
 		if err := a.consul.WhileLeader(a.background, upkeepLock, a.upkeep); err != nil && a.background.Err() == nil {
 			a.log.Error("this server does no upkeep", "error", err)
@@ -291,6 +293,7 @@ func (a *agent) listen(runner *preparedRunner) error {
 		Cluster:       a.newInfo(),
 		Jobs:          a.nomad,
 		Ready:         map[string]func(context.Context) error{"consul": a.consul.Ping, "nomad": a.nomad.Ping, "jetstream": a.store.Ping},
+		SignedCalls:   s.signedCalls,
 		RunnerArchive: runner.archive,
 		MaxBody:       s.Limits.Payload,
 		MaxOutput:     s.Limits.Output,

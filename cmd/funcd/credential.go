@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -22,8 +23,8 @@ func credentialCommand(std stdio) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "credential",
 		Short: "Manage the access keys that management requests are signed with",
-		Long: `credential makes, lists and removes access keys in Consul, directly: it needs no running server, and a Consul token that may write
-funcd's keys. The address and the token come from --config, or from CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, …`,
+		Long: `credential makes, lists, changes and removes access keys in Consul, directly: it needs no running server, and a Consul token that may write
+funcd's keys. Servers follow: what changes has its effect within seconds. The address and the token come from --config, or from CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, …`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -46,7 +47,8 @@ funcd's keys. The address and the token come from --config, or from CONSUL_HTTP_
 			return do(cmd.Context(), c, args)
 		}
 	}
-	var account string
+	var account, description string
+	var quota int
 	var callOnly bool
 	var output cli.Output
 	create := &cobra.Command{
@@ -54,15 +56,17 @@ funcd's keys. The address and the token come from --config, or from CONSUL_HTTP_
 		Short: "Make an access key and show its secret, this once",
 		Args:  cobra.NoArgs,
 		RunE: with(func(ctx context.Context, c *consul.Client, _ []string) error {
-			if !api.ValidAccount(account) {
-				return usageError{fmt.Errorf("--account: %q must be 1 to 63 of a-z, 0-9 and _, beginning with a letter or a digit", account)}
-			}
 			cred := api.Credential{
-				AccessKey: "AK" + rand.Text()[:18],
-				Secret:    rand.Text() + rand.Text()[:14], // 200 bits
-				Account:   account,
-				CallOnly:  callOnly,
-				Created:   api.Timestamp{Time: time.Now()},
+				AccessKey:   "AK" + rand.Text()[:18],
+				Secret:      rand.Text() + rand.Text()[:14], // 200 bits
+				Account:     account,
+				CallOnly:    callOnly,
+				Quota:       quota,
+				Description: description,
+				Created:     api.Timestamp{Time: time.Now()},
+			}
+			if err := cred.Validate(); err != nil {
+				return usageError{fmt.Errorf("--%w", err)}
 			}
 			if err := c.CreateCredential(ctx, cred); err != nil {
 				return err
@@ -75,7 +79,41 @@ funcd's keys. The address and the token come from --config, or from CONSUL_HTTP_
 		}),
 	}
 	create.Flags().StringVar(&account, "account", devAccount, "the account that the key acts for")
-	create.Flags().BoolVar(&callOnly, "call-only", false, "the key may not manage functions")
+	create.Flags().BoolVar(&callOnly, "call-only", false, "the key may not manage functions, only sign their calls")
+	create.Flags().IntVar(&quota, "quota", 0, "calls of the account that may be executed at once; the largest of its keys counts (default the server's quota)")
+	create.Flags().StringVar(&description, "description", "", "whose the key is, or what it is for")
+
+	update := &cobra.Command{
+		Use:   "update ACCESS_KEY",
+		Short: "Change the quota or the description of an access key",
+		Args:  cobra.ExactArgs(1),
+	}
+	update.RunE = with(func(ctx context.Context, c *consul.Client, keys []string) error {
+		if !update.Flags().Changed("quota") && !update.Flags().Changed("description") {
+			return usageError{errors.New("update needs --quota or --description")}
+		}
+		cred, err := c.UpdateCredential(ctx, keys[0], func(cred *api.Credential) {
+			if update.Flags().Changed("quota") {
+				cred.Quota = quota
+			}
+			if update.Flags().Changed("description") {
+				cred.Description = description
+			}
+		})
+		if api.CodeOf(err) == api.Invalid {
+			return usageError{fmt.Errorf("--%w", err)}
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", keys[0], err)
+		}
+		if output.JSON() {
+			return cli.WriteJSON(std.out, shown(cred, ""))
+		}
+		_, err = fmt.Fprintln(std.out, cred.AccessKey)
+		return err
+	})
+	update.Flags().IntVar(&quota, "quota", 0, "calls of the account that may be executed at once; 0 for the server's quota")
+	update.Flags().StringVar(&description, "description", "", "whose the key is, or what it is for")
 
 	list := &cobra.Command{
 		Use:   "ls",
@@ -94,13 +132,17 @@ funcd's keys. The address and the token come from --config, or from CONSUL_HTTP_
 				return cli.WriteJSON(std.out, list)
 			}
 			w := tabwriter.NewWriter(std.out, 0, 0, 3, ' ', 0)
-			fmt.Fprintln(w, "ACCESS KEY\tACCOUNT\tMAY\tCREATED")
+			fmt.Fprintln(w, "ACCESS KEY\tACCOUNT\tMAY\tQUOTA\tCREATED\tDESCRIPTION")
 			for _, cred := range credentials {
 				may := "everything"
 				if cred.CallOnly {
 					may = "call"
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", cred.AccessKey, cred.Account, may, cred.Created.UTC().Format(time.RFC3339))
+				quota := "-"
+				if cred.Quota > 0 {
+					quota = strconv.Itoa(cred.Quota)
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", cred.AccessKey, cred.Account, may, quota, cred.Created.UTC().Format(time.RFC3339), cred.Description)
 			}
 			return w.Flush()
 		}),
@@ -128,7 +170,7 @@ funcd's keys. The address and the token come from --config, or from CONSUL_HTTP_
 			return failed
 		}),
 	}
-	for _, sub := range []*cobra.Command{create, list, remove} {
+	for _, sub := range []*cobra.Command{create, list, update, remove} {
 		output.AddFlag(sub)
 		cmd.AddCommand(sub)
 	}
@@ -137,13 +179,17 @@ funcd's keys. The address and the token come from --config, or from CONSUL_HTTP_
 
 // credentialJSON is a credential in the output of a command, with its secret only where that is shown.
 type credentialJSON struct {
-	AccessKey string
-	SecretKey string `json:",omitempty"`
-	Account   string
-	CallOnly  bool
-	Created   api.Timestamp
+	AccessKey   string
+	SecretKey   string `json:",omitempty"`
+	Account     string
+	CallOnly    bool
+	Quota       int    `json:",omitempty"`
+	Description string `json:",omitempty"`
+	Created     api.Timestamp
 }
 
 func shown(c api.Credential, secret string) credentialJSON {
-	return credentialJSON{AccessKey: c.AccessKey, SecretKey: secret, Account: c.Account, CallOnly: c.CallOnly, Created: c.Created}
+	return credentialJSON{
+		AccessKey: c.AccessKey, SecretKey: secret, Account: c.Account, CallOnly: c.CallOnly, Quota: c.Quota, Description: c.Description, Created: c.Created,
+	}
 }

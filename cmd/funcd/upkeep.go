@@ -11,6 +11,7 @@ import (
 const (
 	upkeepPeriod = 10 * time.Second
 	orphanPeriod = time.Minute // at most, and upkeepPeriod at least: with thousands of functions it takes a tenth of a second to list their jobs
+	quotaPeriod  = time.Second // between two looks at what is in memory
 	upkeepLock   = "upkeep"
 	learnPeriod  = time.Second // between two attempts to ask Consul which funcd cluster this is
 )
@@ -23,6 +24,15 @@ func (a *agent) keepServing(ctx context.Context) {
 		}
 		if err := a.scheduler.LookForDrains(ctx); err != nil {
 			a.log.Debug("nodes that are being drained are not looked for", "error", err)
+		}
+	})
+}
+
+// keepQuotas follows the quotas that the credentials state.
+func (a *agent) keepQuotas(ctx context.Context) {
+	every(ctx, quotaPeriod, func() {
+		if err := a.scheduler.UpdateQuotas(ctx); err != nil && ctx.Err() == nil {
+			a.log.Debug("quotas are not changed", "error", err)
 		}
 	})
 }

@@ -59,7 +59,7 @@ type Operation struct {
 	Method    string
 	Path      string   // as the document has it
 	Versioned bool     // the path may have a version before it
-	Signed    bool     // it asks for a signature
+	Signed    bool     // it asks for a signature, always
 	Statuses  []string // of the answers that are described
 }
 
@@ -110,9 +110,10 @@ func New(text []byte) (*Document, error) {
 				return nil, err
 			}
 			security, _ := described["security"].([]any)
+			unsigned := slices.ContainsFunc(security, func(way any) bool { return len(way.(map[string]any)) == 0 })
 			method = strings.ToUpper(method)
 			id, _ := described["operationId"].(string)
-			o := Operation{id, method, template, p.versioned, len(security) > 0, slices.Sorted(maps.Keys(answers))}
+			o := Operation{id, method, template, p.versioned, len(security) > 0 && !unsigned, slices.Sorted(maps.Keys(answers))}
 			p.operations[method] = operation{o, answers}
 		}
 		d.paths = append(d.paths, p)
