@@ -2,11 +2,13 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/funcd/funcd/api"
 )
@@ -52,6 +54,22 @@ func needs(check cobra.PositionalArgs, what string) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// FlagError says what a flag may be, or where the flags are shown, in place of what pflag and strconv say.
+func FlagError(cmd *cobra.Command, err error) error {
+	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return usageErrorf("%v: %s --help shows the flags", err, cmd.CommandPath())
+	}
+	flag := invalid.GetFlag()
+	switch flag.Value.Type() {
+	case "int":
+		return usageErrorf("--%s: %q must be a whole number", flag.Name, invalid.GetValue())
+	case "bool":
+		return usageErrorf("--%s: %q must be true or false", flag.Name, invalid.GetValue())
+	}
+	return usageErrorf("--%s: %q: %v", flag.Name, invalid.GetValue(), invalid.Unwrap())
 }
 
 func noArgs(cmd *cobra.Command, args []string) error {

@@ -68,7 +68,7 @@ What follows IMAGE is the command and its arguments, flags too.`,
 	flags.StringVar(&f.stopSignal, "stop-signal", api.DefaultStopSignal, "the `signal` that asks a call to end")
 	flags.BoolVarP(&f.tty, "tty", "t", false, "give it a pseudo-terminal")
 	flags.IntVar(&f.timeout, "timeout", api.DefaultTimeout, fmt.Sprintf("`seconds` that a call may take, up to %d", api.MaxTimeout))
-	flags.StringArrayVar(&f.volumesFrom, "volumes-from", nil, "mount the volumes of a `container`, name[:ro|rw]")
+	flags.StringArrayVar(&f.volumesFrom, "volumes-from", nil, "mount the volumes of a Nomad `job`, name[:ro|rw]")
 	flags.StringVarP(&f.workdir, "workdir", "w", "", "the `directory` that the command starts in")
 	completeSizes(cmd)
 	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, args []string) error {
@@ -77,6 +77,9 @@ What follows IMAGE is the command and its arguments, flags too.`,
 			return err
 		}
 		created, err := c.CreateFunction(ctx, function)
+		if api.CodeOf(err) == api.Conflict {
+			return api.Wrap(api.Conflict, err, api.MessageOf(err)+"; funcd update changes a function, funcd rm removes it")
+		}
 		if err != nil {
 			return err
 		}

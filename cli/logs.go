@@ -36,7 +36,7 @@ client, with the whole id and UTC.`,
 	cmd.Flags().StringVar(&q.Call, "callid", "", "only the events of this `call`")
 	cmd.Flags().BoolVarP(&q.Follow, "follow", "f", false, "go on with the events that come")
 	cmd.Flags().BoolVar(&whole, "no-trunc", false, "show whole call ids on a terminal too")
-	cmd.Flags().StringVar(&tail, "tail", "all", "how many of the last events to begin with, or all")
+	cmd.Flags().StringVar(&tail, "tail", "all", "the `number` of events to begin with, the last ones, or all")
 	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, args []string) error {
 		q.Tail = -1
 		if tail != "all" {
@@ -77,7 +77,7 @@ func (a *app) eventPrinter(wholeIDs bool) func(api.Event) error {
 			return err
 		}
 	}
-	p := &eventColumns{colours: a.colours(a.Out), wholeIDs: wholeIDs, today: time.Now(), zone: time.Local}
+	p := &eventColumns{colours: a.colours(a.Out), wholeIDs: wholeIDs, today: time.Now(), zone: time.Local, width: func() int { return width(a.Out) }}
 	return func(e api.Event) error {
 		_, err := io.WriteString(a.Out, p.lines(e))
 		return err
@@ -107,6 +107,7 @@ type eventColumns struct {
 	wholeIDs bool
 	today    time.Time // the day that need not be said
 	zone     *time.Location
+	width    func() int // of the terminal, in which long lines are broken; nil or 0: they are not
 }
 
 const (
@@ -144,26 +145,34 @@ func (p *eventColumns) lines(e api.Event) string {
 	columns := faint(at.Format("15:04:05.000")) + "  " + paint(p.colours, callColours[hash.Sum32()%uint32(len(callColours))])(id) + "  " + event + padding
 	indent := strings.Repeat(" ", len("15:04:05.000")+2+len(id)+2+eventWidth)
 
-	details := []string{}
+	type detail struct{ name, text string }
+	details := []detail{}
 	if e.Message != "" {
-		details = append(details, printable(e.Message))
+		details = append(details, detail{"", printable(e.Message)})
 	}
-	for _, short := range []struct{ name, text string }{{"stdin", e.ShortStdin}, {"stdout", e.ShortStdout}, {"stderr", e.ShortStderr}} {
+	for _, short := range []detail{{"stdin", e.ShortStdin}, {"stdout", e.ShortStdout}, {"stderr", e.ShortStderr}} {
 		if short.text == "" {
 			continue
 		}
-		name := faint(fmt.Sprintf("%-6s", short.name))
+		name := fmt.Sprintf("%-8s", short.name)
 		for line := range strings.SplitSeq(strings.TrimSuffix(short.text, "\n"), "\n") {
-			details = append(details, name+"  "+printable(strings.ReplaceAll(strings.TrimSuffix(line, "\r"), "\t", "    ")))
-			name = strings.Repeat(" ", 6)
+			details = append(details, detail{name, printable(strings.ReplaceAll(strings.TrimSuffix(line, "\r"), "\t", "    "))})
+			name = strings.Repeat(" ", len(name))
 		}
 	}
 	if len(details) == 0 {
 		return b.String() + strings.TrimRight(columns, " ") + "\n"
 	}
+	room := 0
+	if p.width != nil {
+		room = p.width() - len(indent) - 2
+	}
 	for _, detail := range details {
-		b.WriteString(columns + "  " + detail + "\n")
-		columns = indent
+		name := detail.name
+		for _, text := range wrapped(detail.text, room-len(name)) {
+			b.WriteString(columns + "  " + faint(name) + text + "\n")
+			columns, name = indent, strings.Repeat(" ", len(name))
+		}
 	}
 	return b.String()
 }

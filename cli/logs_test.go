@@ -117,3 +117,31 @@ func TestLogsInColumns(t *testing.T) {
 	plain := sgr.ReplaceAllString(colourful, "")
 	require.Equal(t, show(eventColumns{today: day, zone: time.UTC}), plain, "colours change nothing else")
 }
+
+// A long line is broken beside its columns, and not by the terminal below them.
+func TestLogsInTheWidthOfATerminal(t *testing.T) {
+	t.Parallel()
+	at := api.Timestamp{Time: time.Date(2017, 3, 16, 15, 5, 58, 0, time.UTC)}
+	events := []api.Event{
+		{Time: at, Event: "CALL", CallID: testCall, ShortStdin: strings.Repeat("0123456789", 6) + "\nshort"},
+		{Time: at, Event: "FAILED", CallID: testCall, Message: "no capacity in the cluster: memory exhausted on 1 node", ShortStderr: "é" + strings.Repeat("a", 30)},
+	}
+	for width, want := range map[int]string{
+		72: `15:05:58.000  218b7b10  CALL      stdin   012345678901234567890123456789
+                                          012345678901234567890123456789
+                                          short
+15:05:58.000  218b7b10  FAILED    no capacity in the cluster: memory
+                                  exhausted on 1 node
+                                  stderr  éaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
+                                          a
+`,
+		40: `15:05:58.000  218b7b10  CALL      stdin   012345678901234567890123456789012345678901234567890123456789
+                                          short
+15:05:58.000  218b7b10  FAILED    no capacity in the cluster: memory exhausted on 1 node
+                                  stderr  éaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
+`,
+	} {
+		p := eventColumns{today: at.Time, zone: time.UTC, width: func() int { return width }}
+		require.Equal(t, want, p.lines(events[0])+p.lines(events[1]), width)
+	}
+}

@@ -45,6 +45,7 @@ func execute(ctx context.Context, a *app, args ...string) int {
 	root.SetIn(a.In)
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
+	root.SetFlagErrorFunc(FlagError)
 	root.AddCommand(a.commands()...)
 	err := root.ExecuteContext(ctx)
 	if err == nil {

@@ -16,6 +16,19 @@ func isTerminal(w any) bool {
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 
+// width returns how many characters a line of the terminal has, 0 if w is none.
+func width(w any) int {
+	file, ok := w.(interface{ Fd() uintptr })
+	if !ok {
+		return 0
+	}
+	columns, _, err := term.GetSize(int(file.Fd()))
+	if err != nil {
+		return 0
+	}
+	return columns
+}
+
 // colours tells whether what is written to w may have colours: on a terminal that has them, and unless NO_COLOR is set (no-color.org).
 func (a *app) colours(w io.Writer) bool {
 	none, _ := a.LookupEnv("NO_COLOR")
@@ -56,3 +69,27 @@ func cut(text string, most int) string {
 	}
 	return string(runes[:most-1]) + "…"
 }
+
+// wrapped returns text in lines of at most so many characters, broken at spaces where there are some in their second half. What has less room than
+// leastWidth is not broken.
+func wrapped(text string, most int) []string {
+	if most < leastWidth {
+		return []string{text}
+	}
+	var lines []string
+	runes := []rune(text)
+	for len(runes) > most {
+		end, next := most, most
+		for i := most; i > most/2; i-- {
+			if runes[i] == ' ' {
+				end, next = i, i+1
+				break
+			}
+		}
+		lines = append(lines, string(runes[:end]))
+		runes = runes[next:]
+	}
+	return append(lines, string(runes))
+}
+
+const leastWidth = 20

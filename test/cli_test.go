@@ -84,9 +84,15 @@ type session struct {
 // open starts a command in a terminal.
 func (c *cli) open(t *testing.T, args ...string) *session {
 	t.Helper()
+	return c.openWide(t, 120, args...)
+}
+
+// openWide starts a command in a terminal with so many columns.
+func (c *cli) openWide(t *testing.T, columns uint16, args ...string) *session {
+	t.Helper()
 	s := &session{cmd: c.command(t.Context(), args...)}
 	var err error
-	s.terminal, err = pty.StartWithSize(s.cmd, &pty.Winsize{Rows: 24, Cols: 120})
+	s.terminal, err = pty.StartWithSize(s.cmd, &pty.Winsize{Rows: 24, Cols: columns})
 	require.NoError(t, err)
 	s.reading.Go(func() {
 		buffer := make([]byte, 4096)

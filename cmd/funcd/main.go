@@ -61,7 +61,7 @@ Start with:  funcd agent --dev
 	root.SetIn(std.in)
 	root.SetOut(std.out)
 	root.SetErr(std.err)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(cli.FlagError)
 	root.AddGroup(&cobra.Group{ID: "functions", Title: "Functions and their calls:"}, &cobra.Group{ID: "service", Title: "The service:"})
 	for _, cmd := range cli.Commands(cli.Config{In: std.in, Out: std.out, Err: std.err, LookupEnv: lookupEnv}) {
 		cmd.GroupID = "functions"
