@@ -42,10 +42,12 @@ type CallOptions struct {
 	MaxAge  time.Duration `json:",omitempty"` // funcd.maxage: a call that has waited for so long fails without a start; 0: none does
 	Keep    time.Duration `json:",omitempty"` // funcd.keep: how long the call is shown after its answer was fetched
 	Dead    bool          `json:",omitempty"` // funcd.dead: a call that has failed becomes a dead letter
+
+	Callback string `json:",omitempty"` // funcd.callback: the URL that its result is sent to
 }
 
 // AtEnd tells whether something is to be done when the call ends, before it leaves the queue.
-func (o *CallOptions) AtEnd() bool { return o.Dead }
+func (o *CallOptions) AtEnd() bool { return o.Dead || o.Callback != "" }
 
 // The headers of an Idempotency-Key, as in the IETF's draft-ietf-httpapi-idempotency-key-header and at Stripe: requests with the same one are one call.
 // ReplayedHeader is in the answers to all but the first.

@@ -18,6 +18,8 @@ type Function struct {
 	Config           Config
 	HostConfig       HostConfig
 	NetworkingConfig NetworkingConfig
+	// CallbackSecret is what callbacks are signed with, of a function with the label funcd.callback.
+	CallbackSecret string `json:",omitempty"`
 	// Slots is in the answer to GET /funcs/$name of a function that has containers kept ready for its calls, or wants to.
 	Slots *SlotCounts `json:",omitempty"`
 }

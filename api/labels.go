@@ -59,6 +59,10 @@ var labels = map[string]struct {
 		e.Calls.Keep, ok = duration(v)
 		return ok && e.Calls.Keep >= MinKeep
 	}, `a duration of a second or more, such as "90s" or "24h"`},
+	"funcd.callback": {func(e *Extensions, v string) bool {
+		e.Calls.Callback = v
+		return ValidCallback(v)
+	}, `a URL such as "https://example.com/results", without a user or a fragment`},
 	"funcd.dead": {func(e *Extensions, v string) bool {
 		e.Calls.Dead = v == "true"
 		return v == "true" || v == "false"

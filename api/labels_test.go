@@ -85,7 +85,7 @@ func TestWrongExtensionsAreNamed(t *testing.T) {
 		}
 	}
 	_, err := labelled(map[string]string{"funcd.none": ""}).Extensions()
-	require.Contains(t, err.Error(), "funcd.dead, funcd.idle, funcd.keep, funcd.maxage, funcd.retries, funcd.reuse, funcd.reuse.max, funcd.warm", "what there is")
+	require.Contains(t, err.Error(), "funcd.callback, funcd.dead, funcd.idle, funcd.keep, funcd.maxage, funcd.retries, funcd.reuse, funcd.reuse.max, funcd.warm", "what there is")
 	for _, long := range []map[string]string{{"funcd." + strings.Repeat("x", 1<<20): ""}, {"funcd.warm": strings.Repeat("9", 1<<20)}} {
 		_, err := labelled(long).Extensions()
 		requireInvalid(t, err, "Config.Labels: ", "funcd.")

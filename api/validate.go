@@ -51,7 +51,7 @@ func ParseFunction(body []byte) (Function, error) {
 	if err := decode(body, &f); err != nil {
 		return Function{}, err
 	}
-	f.UUID, f.Created, f.Slots = "", Timestamp{}, nil
+	f.UUID, f.Created, f.Slots, f.CallbackSecret = "", Timestamp{}, nil, ""
 	if f.ContainerSize == "" {
 		f.ContainerSize = DefaultSize
 	}

@@ -4,7 +4,8 @@
 // What a call goes through, and when, is the scheduler's; this package knows streams, subjects and limits.
 //
 // Subjects: queue.<account>.<pool>.<function>.<call>, record.<function>.<call>, log.<function>.<call>, out.<function>.<call>,
-// key.<account>.<function>.<hash>, dead.<account>.<function>.<call> are in streams; take.<call>, changed.<call> and ended.<function>.<call> are plain messages between servers. Functions and calls go by their ids,
+// key.<account>.<function>.<hash>, dead.<account>.<function>.<call>, callback.<account>.<function>.<call> are
+// in streams; take.<call>, changed.<call> and ended.<function>.<call> are plain messages between servers. Functions and calls go by their ids,
 // accounts by their names; what can't be one token of a subject is refused.
 package calls
 
@@ -53,6 +54,9 @@ type Config struct {
 	DeadCalls int64
 	DeadBytes int64
 	DeadTime  time.Duration
+	// CallbackCalls and CallbackBytes bound the results of one account that are on their way to callbacks. Defaults 10,000 and 1 GiB.
+	CallbackCalls int64
+	CallbackBytes int64
 	// Lease is how long a call stays with a server that is not heard of, before another takes it over. Default 20 s.
 	Lease time.Duration
 
@@ -72,6 +76,9 @@ const (
 	DefaultDeadBytes   = 1 << 30
 	DefaultDeadTime    = 14 * 24 * time.Hour
 	DefaultLease       = 20 * time.Second
+
+	DefaultCallbackCalls = 10_000
+	DefaultCallbackBytes = 1 << 30
 )
 
 // maxMessage is the largest message: a payload or an output of 1 MiB and its description with a margin.
@@ -126,6 +133,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	setDefault(&cfg.DeadCalls, DefaultDeadCalls)
 	setDefault(&cfg.DeadBytes, DefaultDeadBytes)
 	setDefault(&cfg.DeadTime, DefaultDeadTime)
+	setDefault(&cfg.CallbackCalls, DefaultCallbackCalls)
+	setDefault(&cfg.CallbackBytes, DefaultCallbackBytes)
 	setDefault(&cfg.Lease, DefaultLease)
 	s := newStore(cfg)
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -293,7 +302,7 @@ func (s *Store) Ping(ctx context.Context) error {
 	return nil
 }
 
-// RemoveFunction drops the logs, outputs, records, keys and dead letters of a function. Its calls must have ended.
+// RemoveFunction drops the logs, outputs, records, keys, dead letters and callbacks of a function. Its calls must have ended.
 func (s *Store) RemoveFunction(ctx context.Context, function string) error {
 	if err := checkIDs(function); err != nil {
 		return err
@@ -301,7 +310,7 @@ func (s *Store) RemoveFunction(ctx context.Context, function string) error {
 	if err := s.records.Purge(ctx, jetstream.WithPurgeSubject(recordSubject(function, "*"))); err != nil {
 		return unavailable(err)
 	}
-	for _, subject := range []string{"key.*." + function + ".*", deadSubject("*", function, "*")} {
+	for _, subject := range []string{"key.*." + function + ".*", deadSubject("*", function, "*"), callbackSubject("*", function, "*")} {
 		if err := s.purgeFunction(ctx, subject); err != nil {
 			return err
 		}

@@ -86,6 +86,24 @@ dead {
   time  = "336h"
 }
 
+# Results that are sent to the URLs of functions with the label funcd.callback, by http or https.
+callbacks {
+  # They go to public addresses alone, whatever a name resolves to: not to loopback, link-local, private, shared (100.64.0.0/10), multicast,
+  # unspecified or reserved ones, in whatever form (NAT64, 6to4, Teredo, IPv4 within IPv6), but to those of these networks. No proxy is used,
+  # and no redirect is followed.
+  allow = [] # such as ["10.1.0.0/16", "fd00:1::/64"]
+
+  concurrent = 8     # of one account at once, on one server; other accounts do not wait for it
+  timeout    = "10s" # of one attempt
+  attempts   = 12    # with the pauses below some two and a half hours; then a callback is given up, and the call's log says so
+  pause      = "5s"  # after the first attempt, doubled each time
+  pause_max  = "1h"
+
+  # Of one account, what waits to be delivered. The results of further calls are not sent, and their logs say so.
+  calls = 10000
+  bytes = 1073741824
+}
+
 # Containers that are started ahead of calls, each for one call unless the function asks for funcd.reuse. A function gets as many as its label
 # funcd.warm says, else as many as calls arrive while a container starts. They hold their size's cpu and memory while they wait, and are given
 # up when a call has no place in the cluster.

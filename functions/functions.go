@@ -6,6 +6,7 @@ package functions
 
 import (
 	"context"
+	"crypto/rand"
 	"log/slog"
 	"strings"
 	"time"
@@ -116,6 +117,11 @@ func (s *Service) Create(ctx context.Context, account string, f api.Function) (a
 		return api.Function{}, err
 	}
 	f.UUID = uuid.NewString()
+	if e, err := f.Extensions(); err == nil && e.Calls.Callback != "" {
+		key := make([]byte, 32)
+		_, _ = rand.Read(key) // it never fails
+		f.CallbackSecret = api.CallbackSecret(key)
+	}
 	f.Created = api.Timestamp{Time: time.Now().UTC().Truncate(time.Millisecond)}
 	d := api.Definition{ID: strings.ReplaceAll(uuid.NewString(), "-", ""), Account: account, Revision: 1, Function: f, Image: image}
 	if err := checkCommand(&d); err != nil {

@@ -489,3 +489,25 @@ func (f *fakes) breakAfter(operation, after, broken string) {
 		f.fail[broken] = errAway
 	}
 }
+
+func TestCallbacksHaveASecret(t *testing.T) {
+	t.Parallel()
+	f := newFakes()
+	plain, err := f.service().Create(t.Context(), "acme", hello())
+	require.NoError(t, err)
+	require.Empty(t, plain.CallbackSecret)
+	secrets := map[string]bool{}
+	for _, name := range []string{"a", "b"} {
+		fn := hello()
+		fn.Name, fn.Config.Labels = name, map[string]string{"funcd.callback": "https://example.com/"}
+		got, err := f.service().Create(t.Context(), "acme", fn)
+		require.NoError(t, err)
+		require.Regexp(t, "^whsec_[A-Za-z0-9+/]{43}=$", got.CallbackSecret)
+		require.Equal(t, got, f.defs["acme/"+name].Function)
+		secrets[got.CallbackSecret] = true
+		updated, err := f.service().Update(t.Context(), "acme", name, api.FunctionUpdate{Refresh: true})
+		require.NoError(t, err)
+		require.Equal(t, got.CallbackSecret, updated.CallbackSecret, "it is the receiver's too")
+	}
+	require.Len(t, secrets, 2)
+}

@@ -102,6 +102,12 @@ func (s *Scheduler) withdraw(ctx context.Context, rec api.Record) {
 	if owned {
 		return // its owner stops what it has started for the call, and then gives up its part of the quota
 	}
+	if rec.Options.AtEnd() {
+		if err := s.atEnd(ctx, nil, rec); err != nil {
+			s.log.Debug("a cancelled call stays in the queue", "call", rec.CallID, "error", err)
+			return // whoever gets it sees to that
+		}
+	}
 	if err := s.cfg.Queue.Withdraw(ctx, rec.Account, rec.Function, rec.CallID); err != nil {
 		s.log.Debug("a cancelled call stays in the queue", "call", rec.CallID, "error", err)
 	}

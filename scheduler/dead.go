@@ -24,7 +24,12 @@ type Dead interface {
 // may be called more than once. call is nil for one that was cancelled before it had a container. The error is of code Unavailable.
 func (s *Scheduler) atEnd(ctx context.Context, call *api.Call, rec api.Record) error {
 	if rec.Options.Dead && call != nil && rec.State == api.Failed && rec.Code != api.Cancelled {
-		return s.cfg.Dead.Bury(ctx, call, rec)
+		if err := s.cfg.Dead.Bury(ctx, call, rec); err != nil {
+			return err
+		}
+	}
+	if rec.Options.Callback != "" {
+		return s.callBack(ctx, rec)
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ type fakeStore struct {
 	outputs   map[string][]byte
 	keys      map[string]fakeKey
 	letters   map[string]fakeLetter
+	callbacks map[string]fakeCallback
 	buried    map[string]bool
 	enqueued  map[string]bool // once
 	offers    map[string][]*fakeOffer
@@ -58,12 +59,13 @@ func newFakeStore() *fakeStore {
 		held:    map[string]bool{},
 		quotas:  map[string]int{},
 
-		keys:     map[string]fakeKey{},
-		enqueued: map[string]bool{},
-		letters:  map[string]fakeLetter{},
-		buried:   map[string]bool{},
-		offers:   map[string][]*fakeOffer{},
-		waiters:  map[string]map[chan struct{}]struct{}{},
+		keys:      map[string]fakeKey{},
+		enqueued:  map[string]bool{},
+		letters:   map[string]fakeLetter{},
+		callbacks: map[string]fakeCallback{},
+		buried:    map[string]bool{},
+		offers:    map[string][]*fakeOffer{},
+		waiters:   map[string]map[chan struct{}]struct{}{},
 	}
 }
 

@@ -72,7 +72,7 @@ func newStack(t *testing.T) *stack {
 // server returns one more scheduler of the stack, stopped with the test.
 func (k *stack) server() *Scheduler {
 	s := New(Config{
-		Queue: k.store, Records: k.store, Keys: k.store, Dead: k.store, Messages: k.store, Slots: k.slots, Cluster: k.cluster, Functions: k.functions, Services: k.services,
+		Queue: k.store, Records: k.store, Keys: k.store, Dead: k.store, Callbacks: k.store, Messages: k.store, Slots: k.slots, Cluster: k.cluster, Functions: k.functions, Services: k.services,
 		Quota: testQuota, Lease: testLease, MaxKillTimeout: 30 * time.Second, MaxOutput: testOutput, Starts: testStarts,
 		Retry:  Retry{First: time.Second, Most: 4 * time.Second},
 		Warm:   Warm{Function: 5, Account: 8, Total: 12, Idle: 5 * time.Minute},

@@ -144,6 +144,7 @@ type Config struct {
 	Records   Records
 	Keys      Keys
 	Dead      Dead
+	Callbacks Callbacks
 	Messages  Messages
 	Slots     Slots
 	Cluster   Cluster

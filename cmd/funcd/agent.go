@@ -210,17 +210,23 @@ func (a *agent) Start(ctx context.Context) error {
 		DeadCalls:   int64(s.Dead.Calls),
 		DeadBytes:   int64(s.Dead.Bytes),
 		DeadTime:    s.deadLetterTime,
-		Lease:       s.lease,
-		Logger:      a.log,
+
+		CallbackCalls: int64(s.Callbacks.Calls),
+		CallbackBytes: int64(s.Callbacks.Bytes),
+
+		Lease:  s.lease,
+		Logger: a.log,
 	})
 	if err != nil {
 		return err
 	}
+	delivery := a.newCallbacks()
 	a.scheduler = scheduler.New(scheduler.Config{
 		Queue:          queue{a.store},
 		Records:        a.store,
 		Keys:           a.store,
 		Dead:           a.store,
+		Callbacks:      delivery,
 		Messages:       a.store,
 		Slots:          a.store,
 		Cluster:        a.nomad,
@@ -254,6 +260,7 @@ func (a *agent) Start(ctx context.Context) error {
 	a.running.Go(func() { _ = a.keys.Run(a.background) })
 	a.running.Go(func() { a.nomad.Run(a.background) })
 	a.running.Go(func() { a.learnCluster(a.background) })
+	a.running.Go(func() { delivery.Run(a.background) })
 	if err := a.scheduler.ServeAll(ctx); err != nil {
 		return err
 	}

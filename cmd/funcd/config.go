@@ -46,6 +46,7 @@ type config struct {
 
 	Idempotency *idempotencyConfig `hcl:"idempotency,block"`
 	Dead        *deadConfig        `hcl:"dead,block"`
+	Callbacks   *callbacksConfig   `hcl:"callbacks,block"`
 
 	Registries []registryConfig `hcl:"registry,block"`
 	Accounts   []accountConfig  `hcl:"account,block"`
@@ -196,6 +197,7 @@ func defaultConfig() config {
 
 		Idempotency: &idempotencyConfig{Time: calls.DefaultKeyTime.String(), Keys: calls.DefaultKeys},
 		Dead:        &deadConfig{Calls: calls.DefaultDeadCalls, Bytes: calls.DefaultDeadBytes, Time: calls.DefaultDeadTime.String()},
+		Callbacks:   defaultCallbacks(),
 	}
 }
 
@@ -244,6 +246,7 @@ type settings struct {
 	keptTime       time.Duration
 	keyTime        time.Duration
 	deadLetterTime time.Duration
+	callbacks      callbackSettings
 	retry          scheduler.Retry
 	deadTime       time.Duration
 	sizes          map[string]jobs.Size
@@ -332,7 +335,7 @@ func (c config) check() (*settings, error) {
 			return nil, fmt.Errorf("%s: must not be negative", name)
 		}
 	}
-	if err := errors.Join(s.checkIdempotency(), s.checkDead()); err != nil {
+	if err := errors.Join(s.checkIdempotency(), s.checkDead(), s.checkCallbacks()); err != nil {
 		return nil, err
 	}
 	for _, size := range c.Sizes {
