@@ -24,7 +24,8 @@ func newDraining() draining {
 // errDraining is what /readyz says from Announce on.
 var errDraining = api.Errorf(api.Unavailable, "the server is stopping")
 
-// Announce has /readyz say that the server is stopping, so that load balancers send it nothing new. All requests are answered as before.
+// Announce has /readyz say that the server is stopping, so that load balancers send it nothing new. All requests are answered as before, and
+// each connection is closed after its answer: clients come back through the balancer.
 func (s *Server) Announce() { s.draining.announce() }
 
 // EndPolls answers the containers that wait for a call with none, now and from then on: they are to ask another server.

@@ -18,6 +18,7 @@ func TestAnAnnouncedEnd(t *testing.T) {
 	t.Cleanup(server.Close)
 	resp, _ := ask(t, server, "GET", "/readyz", nil)
 	require.Equal(t, 200, resp.StatusCode)
+	require.False(t, resp.Close)
 	s.Announce()
 	s.Announce()
 	resp, body := ask(t, server, "GET", "/readyz", nil)
@@ -27,6 +28,7 @@ func TestAnAnnouncedEnd(t *testing.T) {
 	require.Equal(t, 200, resp.StatusCode, "it lives")
 	resp, _ = ask(t, server, "GET", "/funcs", nil)
 	require.Equal(t, 200, resp.StatusCode, "all else is answered")
+	require.True(t, resp.Close, "and the connection is closed, so that the client comes back to another server")
 }
 
 // waitingBackend has no call for anyone.
