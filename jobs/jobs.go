@@ -307,7 +307,7 @@ func task(d *api.Definition, size Size, o Options) *nomad.Task {
 	} else {
 		task.Resources.CPU = &size.CPU
 	}
-	killTimeout := KillTimeout(f, o.MaxKillTimeout)
+	killTimeout := KillTimeout(f, o.MaxKillTimeout) // Nomad makes its default of 5 s of 0, in which SIGKILL must be sent: less than a moment fails
 	var stop string
 	if task.KillSignal, stop = killSignal(f); stop != "" {
 		task.Env[StopVariable] = stop

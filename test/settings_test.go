@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -156,7 +158,15 @@ func TestPoliciesOfAccounts(t *testing.T) {
     stop_signal_sigkill  = false
   }
 }
+account "open" {
+  allow {
+    host_networking = true
+  }
+}
 `
+	config := filepath.Join(t.TempDir(), "funcd.hcl")
+	require.NoError(t, os.WriteFile(config, []byte(o.config), 0o600))
+	key, secret := newCredential(t, o, config, "open")
 	own := startOwn(t, "policy", o)
 	for name, body := range map[string]string{
 		"host_networking":      `"HostConfig":{"NetworkMode":"host"}`,
@@ -177,6 +187,17 @@ func TestPoliciesOfAccounts(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, list)
 	require.Equal(t, "HelloWorld\n", own.create(t, program("funcd/hello")).sync(t, "").body, "what is not restricted goes on")
+
+	open, err := api.NewClient(api.ClientConfig{Address: own.url, AccessKey: key, SecretKey: secret, HTTPClient: client})
+	require.NoError(t, err)
+	f := program("funcd/hello")
+	f.Name, f.HostConfig.NetworkMode = newName(t), "host"
+	_, err = open.CreateFunction(t.Context(), f)
+	require.NoError(t, err, "its own block allows it")
+	f.Name, f.Config.StopSignal = newName(t), "SIGKILL"
+	_, err = open.CreateFunction(t.Context(), f)
+	require.Equal(t, api.Forbidden, api.CodeOf(err), "the rest is as for all")
+	require.ErrorContains(t, err, "(stop_signal_sigkill)")
 }
 
 // A size is what the operator makes of it: whole cores, memory beyond what is reserved, nodes of its own.
