@@ -29,8 +29,12 @@ func TestAccountsCannotReachEachOther(t *testing.T) {
 	finished, running := theirs.call(t, "their-payload"), private.call(t, "")
 	theirs.eventsOf(t, finished, api.Finished)
 	private.eventsOf(t, running, api.Running)
+	dies := program("funcd/fail")
+	dies.Config.Labels = map[string]string{"funcd.dead": "true"}
+	buried := them.create(t, dies)
+	dead := them.bury(t, buried)
 	before := them.request(t, http.MethodGet, "/funcs", "").body
-	secrets := []string{theirs.Name, theirs.UUID, private.Name, private.UUID, finished, running, "their-payload", "THEIR-PAYLOAD"}
+	secrets := []string{theirs.Name, theirs.UUID, private.Name, private.UUID, buried.Name, finished, running, dead, "their-payload", "THEIR-PAYLOAD"}
 
 	bodies := map[string]string{
 		"createFunction": `{"Name":"` + newName(t) + `","Config":{"Image":"funcd/hello"}}`,
@@ -75,7 +79,7 @@ func TestAccountsCannotReachEachOther(t *testing.T) {
 			attempts = []address{{theirs.Name, nothing.uuid, nothing.call}, {name: private.Name, uuid: nothing.uuid, call: nothing.call}}
 			nothing.name = "name-" + uuid.NewString()
 		case o.Signed && with["call"] && len(with) == 1:
-			attempts = []address{{nothing.name, nothing.uuid, finished}, {nothing.name, nothing.uuid, running}}
+			attempts = []address{{nothing.name, nothing.uuid, finished}, {nothing.name, nothing.uuid, running}, {nothing.name, nothing.uuid, dead}}
 		case with["name"] && with["uuid"] && !with["call"]:
 			attempts = []address{{theirs.Name, mine.UUID, finished}, {theirs.Name, nothing.uuid, finished}, {mine.Name, theirs.UUID, finished}}
 		case with["name"] && with["uuid"] && with["call"] && len(with) == 3:
@@ -106,6 +110,9 @@ func TestAccountsCannotReachEachOther(t *testing.T) {
 		require.NotContains(t, a.body, theirs.UUID, query)
 	}
 	require.Equal(t, http.StatusNotFound, me.request(t, http.MethodDelete, "/funcs/"+theirs.Name+"?force=1", "").status)
+	letters := me.request(t, http.MethodGet, "/dead?function="+buried.Name, "")
+	require.Equal(t, http.StatusNotFound, letters.status)
+	require.Equal(t, strings.ReplaceAll(letters.body, buried.Name, "none"), me.request(t, http.MethodGet, "/dead?function=none", "").body)
 	require.Empty(t, mine.events(t, "?callid="+finished))
 	var info api.Info
 	require.NoError(t, json.Unmarshal([]byte(me.request(t, http.MethodGet, "/info", "").body), &info))
@@ -114,6 +121,7 @@ func TestAccountsCannotReachEachOther(t *testing.T) {
 	// Nothing of theirs has changed.
 	require.Equal(t, before, them.request(t, http.MethodGet, "/funcs", "").body)
 	require.Equal(t, api.Status{Total: 1, Finished: 1}, theirs.status(t, ""))
+	require.Equal(t, http.StatusOK, them.request(t, http.MethodGet, "/dead/"+dead, "").status)
 	require.Equal(t, "THEIR-PAYLOAD", theirs.output(t, finished).body)
 	require.Equal(t, http.StatusCreated, private.output(t, running).status)
 	require.Equal(t, http.StatusNoContent, own.request(t, http.MethodDelete, private.path("call", running), "").status)
