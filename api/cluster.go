@@ -11,6 +11,7 @@ type JobStatus struct {
 	PortTaken  bool   // it waits for nothing but a port that another has
 	Running    bool   // its container has started
 	Ended      bool   // its container has ended, or will never start
+	Stopped    bool   // with Ended: it was told to
 	Code       Code   // with Ended: how it failed; empty if it did not
 	Message    string // with Ended: why it failed
 	// Another, with Ended: a call that it was not given to may fare better in another container. It is false for what would stop that one

@@ -77,7 +77,7 @@ func applyAllocation(s *api.JobStatus, a *nomad.AllocationListStub, image string
 		s.Ended, s.Code, s.Message = true, api.CallFailed, "node lost: "+a.NodeName+" is down or can't be reached"
 		s.Another = true
 	case nomad.AllocClientStatusFailed, nomad.AllocClientStatusComplete:
-		s.Ended = true
+		s.Ended, s.Stopped = true, stopped(task)
 		s.Code, s.Message, s.Another = ending(task, image, a.DesiredDescription == migrating)
 	}
 }
@@ -98,7 +98,7 @@ func ending(task *nomad.TaskState, image string, migrates bool) (code api.Code, 
 	if task == nil {
 		return api.CallFailed, "the container was never started", true
 	}
-	stopped := slices.ContainsFunc(task.Events, func(e *nomad.TaskEvent) bool { return e.Type == nomad.TaskKilling })
+	stopped := stopped(task)
 	// The last event that gives a reason is the one that counts; what follows it only says that there will be no restart.
 	for _, e := range slices.Backward(task.Events) {
 		text := firstOf(e.DriverError, e.SetupError, e.DownloadError, e.ValidationError, e.DisplayMessage, e.Message)
@@ -140,6 +140,21 @@ func ending(task *nomad.TaskState, image string, migrates bool) (code api.Code, 
 		return api.CallFailed, "the container ended without a result", true
 	}
 	return api.CallFailed, "the container was stopped in Nomad before its result was known", false
+}
+
+// stopped tells whether the container was told to end before it did. Nomad notes that of one, too, that has ended by itself.
+func stopped(task *nomad.TaskState) bool {
+	if task == nil {
+		return false
+	}
+	before := task.Events
+	for i, e := range slices.Backward(before) {
+		if e.Type == nomad.TaskTerminated {
+			before = before[:i]
+			break
+		}
+	}
+	return slices.ContainsFunc(before, func(e *nomad.TaskEvent) bool { return e.Type == nomad.TaskKilling })
 }
 
 func firstOf(texts ...string) string {

@@ -69,6 +69,8 @@ func TestEnding(t *testing.T) {
 		"stopped":                           {before(started, killing, terminated(143, 0, nil), killed), "the container was stopped in Nomad before its result was known", false},
 		"stopped and killed":                {before(started, killing, terminated(137, 0, nil), killed), "the container was stopped in Nomad before its result was known", false},
 		"stopped before it was started":     {before(killing, killed), "the container was stopped in Nomad before its result was known", false},
+		"stopped when it had ended":         {before(started, terminated(137, 0, nil), killing, killed), "the container ended with status 137 before its result was known", true},
+		"stopped, and started again before": {before(started, terminated(137, 0, nil), started, killing, terminated(143, 0, nil)), "the container was stopped in Nomad before its result was known", false},
 		"a Docker that was killed":          {before(started, &nomad.TaskEvent{Type: nomad.TaskTerminated, Message: "unexpected EOF", DisplayMessage: "Exit Code: 0"}), "the container is lost: Docker did not tell of its end: unexpected EOF", true},
 		"ended well":                        {before(started, terminated(0, 0, nil)), "the container ended without a result", true},
 		"no events":                         {&nomad.TaskState{}, "the container ended without a result", true},
@@ -94,6 +96,7 @@ func TestContainerOfADrainedNode(t *testing.T) {
 func TestApplyAllocation(t *testing.T) {
 	t.Parallel()
 	running := &nomad.TaskState{StartedAt: time.Now()}
+	killing := &nomad.TaskEvent{Type: nomad.TaskKilling, DisplayMessage: "Sent interrupt"}
 	for name, c := range map[string]struct {
 		status string
 		task   *nomad.TaskState
@@ -103,6 +106,7 @@ func TestApplyAllocation(t *testing.T) {
 		"received":           {nomad.AllocClientStatusPending, before(), api.JobStatus{}},
 		"running":            {nomad.AllocClientStatusRunning, running, api.JobStatus{Running: true}},
 		"complete":           {nomad.AllocClientStatusComplete, running, api.JobStatus{Running: true, Ended: true, Code: api.CallFailed, Message: "the container ended without a result", Another: true}},
+		"stopped":            {nomad.AllocClientStatusComplete, before(killing, terminated(143, 0, nil)), api.JobStatus{Ended: true, Stopped: true, Code: api.CallFailed, Message: "the container was stopped in Nomad before its result was known"}},
 		"failed":             {nomad.AllocClientStatusFailed, before(terminated(2, 0, nil)), api.JobStatus{Ended: true, Code: api.CallFailed, Message: "the container ended with status 2 before its result was known", Another: true}},
 		"lost":               {nomad.AllocClientStatusLost, running, api.JobStatus{Running: true, Ended: true, Code: api.CallFailed, Message: "node lost: n1 is down or can't be reached", Another: true}},
 		"lost before it ran": {nomad.AllocClientStatusLost, nil, api.JobStatus{Ended: true, Code: api.CallFailed, Message: "node lost: n1 is down or can't be reached", Another: true}},

@@ -74,7 +74,7 @@ func TestCancelledCallThatRuns(t *testing.T) {
 		"and its node is lost": func(k *stack, call string) {
 			k.cluster.say(api.JobStatus{Job: k.job(call), Ended: true, Code: api.CallFailed, Message: "node lost"})
 		},
-		"and is never heard of again": func(*stack, string) { time.Sleep(2*testTimeout*time.Second + overtime) },
+		"and is never heard of again": func(*stack, string) { time.Sleep(3*testTimeout*time.Second + 2*overtime) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, k *stack) {

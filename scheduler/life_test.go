@@ -252,24 +252,6 @@ func TestWhatTheClusterSays(t *testing.T) {
 	}
 }
 
-func TestTheOwnerEnforcesTheTimeout(t *testing.T) {
-	inBubble(t, func(t *testing.T, k *stack) {
-		call := k.submit()
-		time.Sleep(time.Hour) // waiting for a container is not running
-		_, err := k.take(1, call)
-		require.NoError(t, err)
-		taken := time.Now()
-		rec, _, err := k.s.Output(t.Context(), k.d, call, true)
-		requireCode(t, api.CallTimeout, err)
-		require.Equal(t, 2*testTimeout*time.Second+overtime, time.Since(taken), "Timeout, kill timeout, and what a report takes")
-		require.Equal(t, "timeout: it ran longer than 10 s", rec.Message)
-		synctest.Wait()
-		k.requireFailed(call, api.CallTimeout, rec.Message)
-		require.Equal(t, []string{k.job(call)}, k.stopped())
-		requireCode(t, api.Expired, k.report(1, call, 0, "late"))
-	})
-}
-
 func TestTheLeaseIsExtendedWhileACallIsOwned(t *testing.T) {
 	inBubble(t, func(t *testing.T, k *stack) {
 		call := k.submit()
@@ -362,6 +344,7 @@ func TestAdoption(t *testing.T) {
 	t.Parallel()
 	t.Run("of a running call keeps its deadline", func(t *testing.T) {
 		inBubble(t, func(t *testing.T, k *stack) {
+			k.obeys()
 			call := k.running()
 			time.Sleep(testTimeout * time.Second)
 			k.restart()

@@ -107,7 +107,7 @@ func TestWhatIsTriedAgain(t *testing.T) {
 		"a stop by hand that Nomad tells of": {func(k *stack, call string) {
 			k.cluster.say(api.JobStatus{Job: k.job(call), Allocation: "alloc-1", Ended: true, Code: api.CallFailed, Message: "stopped"})
 		}, false},
-		"a runner that is never heard of again": {func(*stack, string) { time.Sleep(2*testTimeout*time.Second + overtime) }, true},
+		"a runner that is never heard of again": {func(*stack, string) { time.Sleep(3*testTimeout*time.Second + 2*overtime) }, true},
 		"a cancellation": {func(k *stack, call string) {
 			require.NoError(k.t, k.cancel(call))
 			_ = k.report(1, call, 143, "")

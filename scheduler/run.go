@@ -26,6 +26,7 @@ type run struct {
 	unwanted context.CancelFunc
 	changed  chan struct{} // holds a value when somebody else has changed the record
 	stopped  bool          // its container was told to stop, as the call is cancelled
+	enforced bool          // its container was told to stop, as its time is over
 	final    bool          // what has become of the container is not to be tried again
 
 	mu      sync.Mutex
@@ -89,9 +90,6 @@ func (r *run) redelivered(d Delivery) {
 	defer r.mu.Unlock()
 	r.d = d
 }
-
-// overtime is how much longer than a call may run its owner waits for the runner's word, before it stops the container itself.
-const overtime = 10 * time.Second
 
 // main owns the call until it has ended, or the server stops.
 func (r *run) main(ctx context.Context) {
@@ -270,7 +268,11 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 		case err := <-r.unlinked:
 			return r.abandon(ctx, api.CallFailed, api.MessageOf(err))
 		case <-deadline:
-			return r.abandon(ctx, api.CallTimeout, r.timeoutMessage())
+			done, again, err := r.enforce(ctx)
+			if done || err != nil {
+				return err
+			}
+			deadline = again
 		case <-watch.C:
 			updates, stopWatching = r.s.cfg.Cluster.Watch(ctx, r.function, r.job)
 		case <-pressing:
@@ -323,6 +325,8 @@ func (r *run) observe(ctx context.Context, status api.JobStatus) (done bool, err
 	case status.Ended && running && strings.HasPrefix(status.Message, notStarted):
 		// It has started, or could not have asked for the call; whoever started it was cut off before they heard of it.
 		return true, r.abandon(ctx, api.CallFailed, "the container is lost: "+strings.TrimPrefix(status.Message, notStarted))
+	case status.Ended && status.Stopped && r.enforced:
+		return true, r.abandon(ctx, api.CallTimeout, r.timeoutMessage())
 	case status.Ended && status.Code == "":
 		return true, r.abandon(ctx, api.CallFailed, "the container ended without a result")
 	case status.Ended:
@@ -342,14 +346,6 @@ func (r *run) abandon(ctx context.Context, code api.Code, message string) error 
 		r.log.Warn("the container of an ended call may still run", "job", r.job, "error", err)
 	}
 	return nil
-}
-
-// latestEnd is when the runner must have reported a call that has been taken.
-func (r *run) latestEnd() time.Time {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	timeout := time.Duration(r.rec.Timeout) * time.Second
-	return r.rec.Started.Add(timeout + min(timeout, r.s.cfg.MaxKillTimeout) + overtime)
 }
 
 func (r *run) timeoutMessage() string {
