@@ -85,6 +85,11 @@ func (s *Store) enqueue(ctx context.Context, call *api.Call, options ...jetstrea
 		Header:  nats.Header{callHeader: []string{string(head)}},
 		Data:    call.Payload,
 	}
+	release, err := s.disk.take(len(head) + len(call.Payload))
+	if err != nil {
+		return false, err
+	}
+	defer release()
 	// It is noted before: a server may have the call, and have ended it, before this one hears that it is stored.
 	s.changed(change{Kind: callQueued, Function: call.Function, Call: call.ID, Accepted: micros(call.Accepted)})
 	ack, err := s.js.PublishMsg(ctx, msg, append(options, jetstream.WithExpectStream(queueStream(call.Account)), untilLeader, leaderPause)...)

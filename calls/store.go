@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -57,6 +58,8 @@ type Config struct {
 	// CallbackCalls and CallbackBytes bound the results of one account that are on their way to callbacks. Defaults 10,000 and 1 GiB.
 	CallbackCalls int64
 	CallbackBytes int64
+	// DiskFree is how many bytes of the embedded server's disk new calls leave free, for the results of those that are there. 0 for none.
+	DiskFree int64
 	// Lease is how long a call stays with a server that is not heard of, before another takes it over. Default 20 s.
 	Lease time.Duration
 
@@ -77,6 +80,9 @@ const (
 	DefaultDeadTime    = 14 * 24 * time.Hour
 	DefaultLease       = 20 * time.Second
 
+	// DefaultDiskFree is no default of Config, but what funcd sets.
+	DefaultDiskFree = 256 << 20
+
 	DefaultCallbackCalls = 10_000
 	DefaultCallbackBytes = 1 << 30
 )
@@ -91,6 +97,7 @@ type Store struct {
 	cfg     Config
 	log     *slog.Logger
 	server  *server.Server // nil with Config.URL
+	disk    disk           // with a reserve only where there is a server
 	alone   bool           // no other server has these streams: what it would tell others goes straight to itself
 	nc      *nats.Conn
 	js      jetstream.JetStream
@@ -215,6 +222,9 @@ func (s *Store) open(ctx context.Context) error {
 		return err
 	}
 	s.background.Go(func() { s.moveAnchors(s.running) })
+	if s.alone {
+		s.background.Go(func() { s.watchDisk(s.running) })
+	}
 	return s.followStates(s.running)
 }
 
@@ -251,6 +261,7 @@ func (s *Store) startServer() error {
 	if err := os.MkdirAll(s.cfg.Dir, 0o700); err != nil {
 		return err
 	}
+	s.disk.dir, s.disk.reserve, s.disk.available = s.cfg.Dir, s.cfg.DiskFree, available
 	srv, err := server.NewServer(&server.Options{
 		ServerName: "funcd",
 		DontListen: true,
@@ -260,14 +271,15 @@ func (s *Store) startServer() error {
 		MaxPending: 64 << 20,
 		JetStream:  true,
 		// The default store directory is under /tmp and would be shared by all that forget to set it.
-		StoreDir: filepath.Clean(s.cfg.Dir),
+		StoreDir:          filepath.Clean(s.cfg.Dir),
+		JetStreamMaxStore: maxStore,
 		// A call that was answered with its id survives a power loss.
 		SyncAlways: true,
 	})
 	if err != nil {
 		return fmt.Errorf("the embedded NATS server: %w", err)
 	}
-	srv.SetLoggerV2(natsLog{s.log}, false, false, false)
+	srv.SetLoggerV2(natsLog{s.log, &s.disk.troubled}, false, false, false)
 	s.server = srv
 	srv.Start()
 	if !srv.ReadyForConnections(25 * time.Second) {
@@ -402,7 +414,10 @@ func unavailable(err error) error {
 }
 
 // natsLog passes the embedded server's warnings and errors on; its notices are its own.
-type natsLog struct{ log *slog.Logger }
+type natsLog struct {
+	log      *slog.Logger
+	troubled *atomic.Bool // set by an error
+}
 
 func (l natsLog) Noticef(format string, v ...any) {
 	l.log.Debug("nats", "message", fmt.Sprintf(format, v...))
@@ -413,6 +428,7 @@ func (l natsLog) Warnf(format string, v ...any) {
 	l.log.Warn("nats", "message", fmt.Sprintf(format, v...))
 }
 func (l natsLog) Errorf(format string, v ...any) {
+	l.troubled.Store(true)
 	l.log.Error("nats", "message", fmt.Sprintf(format, v...))
 }
 func (l natsLog) Fatalf(format string, v ...any) {

@@ -38,6 +38,10 @@ limits {
   queued_calls = 100000
   queued_bytes = 4294967296
 
+  # Bytes of the disk of data_dir that new calls leave free, for the results and logs of those that are there: with less they are refused with 503. Streams
+  # on a NATS cluster have the bounds of its servers. 0 for no such bound.
+  disk_free = 268435456
+
   # Containers that are started for one call, one after another with a growing pause of at most 16 s, until one takes it: what keeps a
   # container from starting may pass. What stays, such as an image that does not exist, fails the call at once.
   starts = 6

@@ -20,6 +20,14 @@ type Keys interface {
 // The key is written down before the call is queued, with the call's id, and marked when it is. Who finds it not marked does not know whether it
 // was: the server may have died in between, or be about to. It queues the call once more then, under the same id, if there is none.
 func (s *Scheduler) SubmitOnce(ctx context.Context, d *api.Definition, once api.Once, env []string, payload []byte) (id string, again bool, err error) {
+	if full := s.room(); full != nil {
+		// One that is queued already is answered all the same.
+		stored, _, err := s.cfg.Keys.Key(ctx, d.Account, d.ID, once.Key)
+		if err != nil || !stored.Queued || stored.Same != once.Same {
+			return "", false, full
+		}
+		return stored.Call, true, nil
+	}
 	call := newCall(d, env, payload)
 	call.Options.Dead = call.Options.Dead && !once.Wait
 	value := api.CallKey{Call: call.ID, Same: once.Same}

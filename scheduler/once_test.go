@@ -171,3 +171,29 @@ func TestStoresKeys(t *testing.T) {
 		}
 	})
 }
+
+func TestNothingIsQueuedWithoutRoom(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		before, _, err := k.once("before", "x")
+		require.NoError(t, err)
+		k.s.cfg.Room = func() error { return api.Errorf(api.Unavailable, "full") }
+		_, err = k.s.Submit(t.Context(), k.d, nil, nil)
+		requireCode(t, api.Unavailable, err)
+		_, _, err = k.s.SubmitSync(t.Context(), k.d, nil, nil)
+		requireCode(t, api.Unavailable, err)
+		_, _, err = k.once("new", "x")
+		requireCode(t, api.Unavailable, err)
+		_, _, err = k.once("before", "another")
+		requireCode(t, api.Unavailable, err)
+		_, _, err = k.store.Key(t.Context(), k.d.Account, k.d.ID, "new")
+		requireCode(t, api.NotFound, err)
+		got, again, err := k.once("before", "x")
+		require.NoError(t, err, "what was queued is told")
+		require.True(t, again)
+		require.Equal(t, before, got)
+		k.s.cfg.Room = nil
+		_, again, err = k.once("new", "x")
+		require.NoError(t, err)
+		require.False(t, again)
+	})
+}

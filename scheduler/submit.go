@@ -34,6 +34,9 @@ func (s *Scheduler) enqueue(ctx context.Context, call *api.Call) error {
 }
 
 func (s *Scheduler) enqueueBy(ctx context.Context, call *api.Call, enqueue func(context.Context, *api.Call) error) error {
+	if err := s.room(); err != nil {
+		return err // the log has no room either
+	}
 	if err := s.Serve(ctx, call.Account); err != nil {
 		return err
 	}
@@ -45,6 +48,14 @@ func (s *Scheduler) enqueueBy(ctx context.Context, call *api.Call, enqueue func(
 		s.event(ctx, call.Function, api.Event{CallID: call.ID, Event: string(api.Failed), Message: "not accepted: " + api.MessageOf(err)})
 	}
 	return err
+}
+
+// room tells whether another call may be queued. The error is of code Unavailable.
+func (s *Scheduler) room() error {
+	if s.cfg.Room == nil {
+		return nil
+	}
+	return s.cfg.Room()
 }
 
 // holdTime is how long what is known of a call that its caller waits for is held in memory.

@@ -214,6 +214,8 @@ func (a *agent) Start(ctx context.Context) error {
 		CallbackCalls: int64(s.Callbacks.Calls),
 		CallbackBytes: int64(s.Callbacks.Bytes),
 
+		DiskFree: int64(s.Limits.DiskFree),
+
 		Lease:  s.lease,
 		Logger: a.log,
 	})
@@ -232,6 +234,7 @@ func (a *agent) Start(ctx context.Context) error {
 		Cluster:        a.nomad,
 		Functions:      a.functions,
 		Services:       a.consul,
+		Room:           a.store.Room,
 		Quotas:         a.keys.Quotas,
 		Quota:          s.Quota,
 		Lease:          s.lease,

@@ -64,6 +64,7 @@ type limitsConfig struct {
 	QueuedCalls   int    `hcl:"queued_calls,optional"`
 	QueuedBytes   int    `hcl:"queued_bytes,optional"`
 	Starts        int    `hcl:"starts,optional"`
+	DiskFree      int    `hcl:"disk_free,optional"`
 	StoredOutputs int    `hcl:"stored_outputs,optional"`
 	StoredLogs    int    `hcl:"stored_logs,optional"`
 	KeptCalls     int    `hcl:"kept_calls,optional"`
@@ -170,6 +171,7 @@ func defaultConfig() config {
 			Output:        mebibyte,
 			QueuedCalls:   calls.DefaultQueueCalls,
 			QueuedBytes:   calls.DefaultQueueBytes,
+			DiskFree:      calls.DefaultDiskFree,
 			Starts:        6,
 			StoredOutputs: calls.DefaultOutputBytes,
 			StoredLogs:    calls.DefaultLogBytes,
@@ -330,7 +332,7 @@ func (c config) check() (*settings, error) {
 		}
 	}
 	for name, value := range map[string]int{"slots.function": c.Slots.Function, "slots.account": c.Slots.Account, "slots.total": c.Slots.Total,
-		"nomad.dead_jobs": c.Nomad.DeadJobs} {
+		"nomad.dead_jobs": c.Nomad.DeadJobs, "limits.disk_free": c.Limits.DiskFree} {
 		if value < 0 {
 			return nil, fmt.Errorf("%s: must not be negative", name)
 		}

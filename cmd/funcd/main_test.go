@@ -143,6 +143,13 @@ func TestPrepareRunner(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, os.FileMode(0o755), info.Mode(), "a container's user may be any")
 	}
+	before, err := os.Stat(filepath.Join(s.Runner.SocketDir, jobs.RunnerFile))
+	require.NoError(t, err)
+	_, err = prepareRunner(s)
+	require.NoError(t, err)
+	after, err := os.Stat(filepath.Join(s.Runner.SocketDir, jobs.RunnerFile))
+	require.NoError(t, err)
+	require.True(t, os.SameFile(before, after), "one that is the same is not written again, where the disk may be full")
 	left, err := os.ReadDir(s.Runner.SocketDir)
 	require.NoError(t, err)
 	require.Len(t, left, 1, "nothing temporary is left")

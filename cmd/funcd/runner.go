@@ -57,8 +57,16 @@ func prepareRunner(s *settings) (*preparedRunner, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
+	name := filepath.Join(dir, jobs.RunnerFile)
+	if old, err := os.ReadFile(name); err == nil && bytes.Equal(old, program) {
+		// A disk that is full has no room for another one.
+		if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(name, 0o755)); err != nil {
+			return nil, err
+		}
+		return &preparedRunner{job: jobs.Runner{SocketDir: dir, Patience: s.patience}}, nil
+	}
 	// The old one may be running in containers, and can't be written to: a new file takes its name.
-	temporary := filepath.Join(dir, jobs.RunnerFile+".new")
+	temporary := name + ".new"
 	if err := os.WriteFile(temporary, program, 0o755); err != nil {
 		return nil, err
 	}
@@ -66,7 +74,7 @@ func prepareRunner(s *settings) (*preparedRunner, error) {
 	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(temporary, 0o755)); err != nil {
 		return nil, err
 	}
-	if err := os.Rename(temporary, filepath.Join(dir, jobs.RunnerFile)); err != nil {
+	if err := os.Rename(temporary, name); err != nil {
 		return nil, err
 	}
 	return &preparedRunner{job: jobs.Runner{SocketDir: dir, Patience: s.patience}}, nil

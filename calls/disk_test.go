@@ -1,0 +1,41 @@
+package calls
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/funcd/funcd/api"
+)
+
+func TestCallsLeaveRoomOnTheDisk(t *testing.T) {
+	t.Parallel()
+	free, failure := int64(1000), error(nil)
+	d := &disk{reserve: 900, available: func(string) (int64, error) { return free, failure }}
+	require.NoError(t, d.room())
+	first, err := d.take(60)
+	require.NoError(t, err)
+	_, err = d.take(60)
+	requireCode(t, api.Unavailable, err)
+	require.Equal(t, "the disk of the server is full, try again later", api.MessageOf(err))
+	second, err := d.take(40)
+	require.NoError(t, err, "what was refused takes no room")
+	first()
+	second()
+	free = 899
+	requireCode(t, api.Unavailable, d.room())
+	failure = errors.New("no such disk")
+	requireCode(t, api.Unavailable, d.room())
+	d.reserve = 0
+	require.NoError(t, d.room(), "nobody asks")
+
+	s := openStore(t, Config{DiskFree: 1 << 60})
+	err = s.Enqueue(t.Context(), newCall("f", 1))
+	requireCode(t, api.Unavailable, err)
+	require.Equal(t, "the disk of the server is full, try again later", api.MessageOf(err))
+	_, err = s.Queued(t.Context(), "acme", "f", newCall("f", 1).ID)
+	requireCode(t, api.NotFound, err)
+	_, err = s.SaveRecord(t.Context(), newRecord(1, api.Finished), 0)
+	require.NoError(t, err, "what is known of calls is stored all the same")
+}
