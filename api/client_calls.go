@@ -13,7 +13,8 @@ import (
 const maxLine = 1 << 20
 
 // Logs gives yield the events of a function's calls that the query chooses, oldest first, and returns when there are no more; with Follow it
-// blocks until ctx or the stream ends. An error of yield ends it and is returned as it is. Errors: NotFound, Invalid.
+// blocks until ctx ends, the server, or the function, and only then returns nil. An error of yield ends it and is returned as it is. Errors:
+// NotFound, Invalid, Unavailable.
 func (c *Client) Logs(ctx context.Context, name, uuid string, q EventQuery, yield func(Event) error) error {
 	query := url.Values{}
 	if q.Call != "" {
@@ -91,6 +92,10 @@ func (c *Client) stream(req *http.Request, yield func(line []byte) error) error 
 	case errors.Is(err, bufio.ErrTooLong):
 		return Errorf(TooLarge, "a line of the answer of %s is over %d bytes", c.address, maxLine)
 	case err != nil:
+		return c.unanswered(req, err)
+	}
+	// A server that ends its answer because the client has hung up can't be told from one that has said all.
+	if err := req.Context().Err(); err != nil {
 		return c.unanswered(req, err)
 	}
 	return nil

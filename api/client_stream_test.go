@@ -73,6 +73,19 @@ func TestClientLogsAreFollowed(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
+// A server may end its answer properly when the client hangs up, which then reads that end before it has closed its connection.
+func TestClientLogsThatAreHungUpAreNotWhole(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	err := serve(t, answer(t, "GET /logs/n/u?tail=0", 200, "{}\n")).Logs(ctx, "n", "u", EventQuery{}, func(Event) error {
+		cancel()
+		return nil
+	})
+	require.Equal(t, Unavailable, CodeOf(err))
+	require.ErrorIs(t, err, context.Canceled)
+}
+
 func TestClientStreamEnds(t *testing.T) {
 	t.Parallel()
 	errStop := errors.New("enough")

@@ -197,7 +197,10 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) error {
 	if err := flusher.Flush(); err != nil {
 		return nil
 	}
-	return s.copyEvents(r.Context(), d.ID, q, w, flusher.Flush)
+	if !s.copyEvents(r.Context(), d.ID, q, w, flusher.Flush) {
+		panic(http.ErrAbortHandler) // the answer has begun: only that it is not whole can be told
+	}
+	return nil
 }
 
 func (s *Server) logsUpgraded(w http.ResponseWriter, r *http.Request, function string, q api.EventQuery) error {
@@ -227,12 +230,14 @@ func (s *Server) logsUpgraded(w http.ResponseWriter, r *http.Request, function s
 	}()
 	defer func() { <-reading }()
 	defer conn.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // ends the reading
-	return s.copyEvents(ctx, function, q, buffered.Writer, buffered.Flush)
+	s.copyEvents(ctx, function, q, buffered.Writer, buffered.Flush)
+	return nil
 }
 
 var newline = []byte("\n")
 
-func (s *Server) copyEvents(ctx context.Context, function string, q api.EventQuery, w io.Writer, flush func() error) error {
+// copyEvents writes the events that q asks for, and reports whether those are all: if they are followed, because the function was removed.
+func (s *Server) copyEvents(ctx context.Context, function string, q api.EventQuery, w io.Writer, flush func() error) bool {
 	errGone := errors.New("the reader is gone")
 	err := s.cfg.Logs.Events(ctx, function, q, func(event []byte) error {
 		var err error
@@ -246,9 +251,10 @@ func (s *Server) copyEvents(ctx context.Context, function string, q api.EventQue
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, errGone) && ctx.Err() == nil && api.CodeOf(err) != api.NotFound {
+	whole := err == nil || api.CodeOf(err) == api.NotFound
+	if !whole && !errors.Is(err, errGone) && ctx.Err() == nil {
 		s.log.Warn("the events of a function broke off", "function", function, "error", err)
 	}
 	_ = flush()
-	return nil // the answer has begun: no other can be given
+	return whole
 }

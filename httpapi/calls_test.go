@@ -252,8 +252,8 @@ func TestFollow(t *testing.T) {
 					defer stop()
 					handler := New(testConfig(b)).Handler(false)
 					server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						defer close(ended)
 						handler.ServeHTTP(w, r)
-						close(ended)
 					}))
 					server.Config.BaseContext = func(net.Listener) context.Context { return base }
 					server.Start()
@@ -293,6 +293,27 @@ func TestFollow(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// Events that break off must not look like all of them.
+func TestEventsThatBreakOffAreNoWholeAnswer(t *testing.T) {
+	t.Parallel()
+	for code, whole := range map[api.Code]error{
+		api.Unavailable: io.ErrUnexpectedEOF,
+		api.NotFound:    nil, // the function was removed: there are no more
+	} {
+		b := newBackend()
+		b.events = []api.Event{{Event: "CALL", CallID: testCall}}
+		b.fail["Events"] = api.Errorf(code, "later")
+		server := serve(t, testConfig(b))
+		resp, err := server.Client().Get(server.URL + logsPath)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		require.Equal(t, 200, resp.StatusCode, "it had begun")
+		lines, err := io.ReadAll(resp.Body)
+		require.Equal(t, whole, err)
+		require.JSONEq(t, jsonOf(t, b.events[0]), string(lines))
 	}
 }
 

@@ -51,7 +51,7 @@ func FuzzHandler(f *testing.F) {
 			req.ContentLength = -1
 		}
 		w := &recorder{header: http.Header{}}
-		handler.ServeHTTP(w, req)
+		answerTo(handler, w, req)
 		if w.status == 0 {
 			w.status = http.StatusOK // as net/http does
 		}
@@ -82,6 +82,16 @@ func FuzzHandler(f *testing.F) {
 	})
 }
 
+// answerTo has the handler answer as net/http does, for which an answer that broke off is one too.
+func answerTo(handler http.Handler, w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		if reason := recover(); reason != nil && reason != http.ErrAbortHandler { //nolint:errorlint // as net/http has it
+			panic(reason)
+		}
+	}()
+	handler.ServeHTTP(w, r)
+}
+
 // FuzzLogs: a query is refused, or asks for what the store of events can be asked for.
 func FuzzLogs(f *testing.F) {
 	for _, query := range []string{
@@ -97,7 +107,7 @@ func FuzzLogs(f *testing.F) {
 		cancel()
 		b.query = api.EventQuery{Tail: -2}
 		w := &recorder{header: http.Header{}}
-		handler.ServeHTTP(w, (&http.Request{Method: http.MethodGet, URL: &url.URL{Path: logsPath, RawQuery: query}, Host: "funcd", Header: http.Header{}}).WithContext(ctx))
+		answerTo(handler, w, (&http.Request{Method: http.MethodGet, URL: &url.URL{Path: logsPath, RawQuery: query}, Host: "funcd", Header: http.Header{}}).WithContext(ctx))
 		switch {
 		case w.status == http.StatusBadRequest && api.Code(w.header.Get(api.ErrorHeader)) == api.Invalid && b.query.Tail == -2:
 		case w.status == http.StatusOK && b.query.Tail >= -1 && (b.query.Call == "" || api.ValidUUID(b.query.Call)):

@@ -88,7 +88,10 @@ func (c *Client) checkPlacement(ctx context.Context, account string, datacenters
 		if err != nil {
 			return err
 		}
-		if err := c.validate(ctx, job); err != nil {
+		err = c.validate(ctx, job)
+		if api.CodeOf(err) == api.Invalid && pool != "" {
+			return api.Wrap(api.Invalid, err, fmt.Sprintf("size %q: %s", pools[pool], api.MessageOf(err)))
+		} else if err != nil {
 			return err
 		}
 	}

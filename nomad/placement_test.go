@@ -176,6 +176,15 @@ func TestMisplacedJobsAreRemovedWhenTheyHaveEnded(t *testing.T) {
 	require.Equal(t, api.Unavailable, api.CodeOf(newClient(t, "http://127.0.0.1:1").RemoveMisplaced(t.Context())), "whose jobs there are is not known")
 }
 
+func everySizeIn(pool string, sizes map[string]jobs.Size) map[string]jobs.Size {
+	moved := map[string]jobs.Size{}
+	for name, size := range sizes {
+		size.NodePool = pool
+		moved[name] = size
+	}
+	return moved
+}
+
 func TestCheckPlacement(t *testing.T) {
 	t.Parallel()
 	n, c := newNamespaced(t, nil)
@@ -191,6 +200,7 @@ func TestCheckPlacement(t *testing.T) {
 		"a node pool": {[]string{`job "func-none-none" is in nonexistent node pool "x"`}, nil, `Nomad has no node pool "x"`},
 		"all else": {[]string{"Task group call validation failed: 2 errors occurred:\n\t* Constraint 1 validation failed: 1 error occurred:\n\t* Semver is invalid: much\n\n", "b"}, nil,
 			"Nomad refuses its jobs: Semver is invalid: much; b"},
+		"a size's":          {[]string{`job "func-none-none" is in nonexistent node pool "x"`}, func(o *jobs.Options) { o.Sizes = everySizeIn("x", o.Sizes) }, `size "l3": Nomad has no node pool "x"`},
 		"a datacenter":      {nil, func(o *jobs.Options) { o.Datacenters = []string{"eu-*", "us-*"} }, `Nomad has no node in the datacenter "us-*"`},
 		"one of an account": {nil, func(o *jobs.Options) { o.Accounts["team"] = jobs.Placement{Priority: 50, Datacenters: []string{"dc"}} }, `account "team": Nomad has no node in the datacenter "dc"`},
 	} {

@@ -139,15 +139,17 @@ account "default" {
 // What Nomad has not is an error at the start, in one sentence that names it.
 func TestPlacementThatNomadHasNotIsAnErrorAtTheStart(t *testing.T) {
 	t.Parallel()
-	for setting, want := range map[string]string{
-		`namespace = "nowhere"`:         `account "team": Nomad has no namespace "nowhere"`,
-		`node_pool = "nowhere"`:         `account "team": Nomad has no node pool "nowhere"`,
-		`datacenters = ["dc1", "moon"]`: `account "team": Nomad has no node in the datacenter "moon"`,
-		"constraint {\nattribute = \"attr.nomad.version\"\noperator = \"semver\"\nvalue = \"much\"\n}": `account "team": Nomad refuses its jobs:`,
-		"constraint {\nattribute = \"attr.nomad.version\"\noperator = \"like\"\nvalue = \"1\"\n}":      `account "team": nomad.constraint: attr.nomad.version: "like" is not an operator of Nomad's`,
+	ofAccount := func(setting string) string { return "account \"team\" {\nnomad {\n" + setting + "\n}\n}\n" }
+	for config, want := range map[string]string{
+		"size \"s2\" {\ncpu = 100\nmemory = 64\nnode_pool = \"nowhere\"\n}\n":                                     `size "s2": Nomad has no node pool "nowhere"`,
+		ofAccount(`namespace = "nowhere"`):                                                                        `account "team": Nomad has no namespace "nowhere"`,
+		ofAccount(`node_pool = "nowhere"`):                                                                        `account "team": Nomad has no node pool "nowhere"`,
+		ofAccount(`datacenters = ["dc1", "moon"]`):                                                                `account "team": Nomad has no node in the datacenter "moon"`,
+		ofAccount("constraint {\nattribute = \"attr.nomad.version\"\noperator = \"semver\"\nvalue = \"much\"\n}"): `account "team": Nomad refuses its jobs:`,
+		ofAccount("constraint {\nattribute = \"attr.nomad.version\"\noperator = \"like\"\nvalue = \"1\"\n}"):      `account "team": nomad.constraint: attr.nomad.version: "like" is not an operator of Nomad's`,
 	} {
 		s := &stack{options: options{dir: t.TempDir()}}
-		status, stderr := runFuncd(t, ownAgent(t, s, "account \"team\" {\nnomad {\n"+setting+"\n}\n}\n")...)
+		status, stderr := runFuncd(t, ownAgent(t, s, config)...)
 		require.Equal(t, 2, status, stderr)
 		lines := strings.Split(strings.TrimSpace(stderr), "\n")
 		require.Contains(t, last(lines), want)

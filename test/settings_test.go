@@ -200,7 +200,7 @@ account "open" {
 	require.ErrorContains(t, err, "(stop_signal_sigkill)")
 }
 
-// A size is what the operator makes of it: whole cores, memory beyond what is reserved, nodes of its own.
+// A size is what the operator makes of it: whole cores, memory beyond what is reserved. For its node pool see TestSizeWithANodePool.
 func TestSettingContainerSizeIsConfigured(t *testing.T) {
 	t.Parallel()
 	// On a Nomad of its own: a whole core is free only where no slot of another funcd waits.
@@ -213,11 +213,6 @@ size "s3" {
   cpu        = 100
   memory     = 32
   memory_max = 96
-}
-size "s4" {
-  cpu       = 100
-  memory    = 64
-  node_pool = "nowhere"
 }
 `})
 	own.nomadDo(t, http.MethodPut, "/v1/operator/scheduler/configuration", map[string]any{
@@ -246,10 +241,4 @@ size "s4" {
 	require.Equal(t, "80 MB\n", sized("s3", "eat", "80").sync(t, "").body, "more than is reserved")
 	out := sized("s3", "eat", "0").sync(t, "")
 	require.Equal(t, "out of memory\n", out.body)
-
-	f := cold(program("funcd/hello"))
-	f.Name, f.ContainerSize = newName(t), "s4"
-	_, err := own.CreateFunction(t.Context(), f)
-	require.Equal(t, api.Invalid, api.CodeOf(err), "Nomad has no such pool")
-	require.ErrorContains(t, err, "nowhere")
 }
