@@ -22,6 +22,7 @@ const (
 	Expired        Code = "expired"          // a call's output was dropped to make room for others
 	KeyReused      Code = "key-reused"       // an Idempotency-Key was used for another request before
 	TooLarge       Code = "too-large"        // a request is over its limit
+	BodyTimeout    Code = "body-timeout"     // a request's body did not come in its time
 	Unavailable    Code = "unavailable"      // a part that the service needs does not answer, or a queue is full
 	CallFailed     Code = "call-failed"      // the function failed; the message says how
 	CallTimeout    Code = "call-timeout"     // the function ran past its Timeout
@@ -46,6 +47,7 @@ var statuses = map[Code]int{
 	Expired:        http.StatusGone,
 	KeyReused:      http.StatusUnprocessableEntity,
 	TooLarge:       http.StatusRequestEntityTooLarge,
+	BodyTimeout:    http.StatusRequestTimeout,
 	Unavailable:    http.StatusServiceUnavailable,
 	CallFailed:     http.StatusInternalServerError,
 	CallTimeout:    http.StatusGatewayTimeout,

@@ -58,7 +58,7 @@ func TestStatus(t *testing.T) {
 	t.Parallel()
 	for code, status := range map[Code]int{
 		Internal: 500, Invalid: 400, Unauthorized: 401, Forbidden: 403, NotFound: 404, NotAllowed: 405, Conflict: 409, Expired: 410,
-		TooLarge: 413, Unavailable: 503, CallFailed: 500, Cancelled: 500, CallTimeout: 504, OutputTooLarge: 509, "": 500, "of a later version": 500,
+		TooLarge: 413, BodyTimeout: 408, Unavailable: 503, CallFailed: 500, Cancelled: 500, CallTimeout: 504, OutputTooLarge: 509, "": 500, "of a later version": 500,
 	} {
 		require.Equal(t, status, code.Status(), "%q", code)
 	}

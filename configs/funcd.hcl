@@ -54,7 +54,10 @@ limits {
   kept_time  = "720h"
   kept_calls = 10000
 
-  # In which a request's body must have come.
+  # Open connections of a listener. More wait until others have ended; those on which nothing is asked for 2 minutes do.
+  connections = 20000
+
+  # In which 64 KiB of a request's body must come, or its end: who sends less is answered with 408. A body may take longer as a whole.
   body_time = "1m"
 
   # In which 64 KiB of an answer must be taken: who asks and does not read is hung up on. An answer itself may take as long as it likes.

@@ -3,8 +3,11 @@ package httpapi
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -50,8 +53,11 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_, _ = w.Write(append(body, '\n'))
 }
 
-// readBody reads the request's body, which must have come within the time for it. The error is of code TooLarge for one over limit, of which
-// no more than that is read, and Invalid for one that broke off.
+// bodyPart is how much of a body must come within the time for it, in bytes.
+const bodyPart = 64 << 10
+
+// readBody reads the request's body, each part of which must come within the time for it. The error is of code TooLarge for one over limit, of which
+// no more than that is read, BodyTimeout for one that did not come in time, and Invalid for one that broke off.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request, limit int) ([]byte, error) {
 	tooLarge := api.Errorf(api.TooLarge, "the body is over %d bytes", limit)
 	if r.ContentLength > int64(limit) {
@@ -62,25 +68,47 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, limit int) ([]
 	if r.ContentLength == 0 {
 		return nil, nil
 	}
-	reader := http.MaxBytesReader(w, r.Body, int64(limit))
-	var body []byte
-	var err error
-	if r.ContentLength > 0 {
-		body = make([]byte, r.ContentLength)
-		_, err = io.ReadFull(reader, body)
-	} else {
-		body, err = io.ReadAll(reader)
-	}
+	body, err := s.readParts(w, http.MaxBytesReader(w, r.Body, int64(limit)), int(r.ContentLength))
 	var over *http.MaxBytesError
 	if errors.As(err, &over) {
 		return nil, tooLarge
 	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		w.Header().Set("Connection", "close")
+		return nil, api.Wrap(api.BodyTimeout, err, fmt.Sprintf("the body did not come in time: each %d bytes of it may take %s", bodyPart, s.cfg.BodyTime))
+	}
 	if err != nil {
-		return nil, api.Wrap(api.Invalid, err, "the body broke off or did not come in time")
+		return nil, api.Wrap(api.Invalid, err, "the body broke off")
 	}
 	// The call may take longer than its body, and its reader's end is known by reading.
 	setReadDeadline(w, time.Time{})
 	return body, nil
+}
+
+// readParts reads until the end, or as much as is announced if that is not negative. It takes memory for what has come, not for what is to.
+func (s *Server) readParts(w http.ResponseWriter, reader io.Reader, announced int) ([]byte, error) {
+	size := bodyPart
+	if announced >= 0 {
+		size = min(announced, bodyPart)
+	}
+	body, next := make([]byte, 0, size), 0
+	for {
+		if len(body) >= next {
+			setReadDeadline(w, time.Now().Add(s.cfg.BodyTime))
+			next = len(body) + bodyPart
+		}
+		if len(body) == cap(body) {
+			body = slices.Grow(body, len(body))
+		}
+		n, err := reader.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		if err == io.EOF || len(body) == announced {
+			return body, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 }
 
 // setReadDeadline bounds what is read of the request. Not every listener can have it; those of an http.Server can.

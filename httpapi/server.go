@@ -106,7 +106,7 @@ type Config struct {
 
 	MaxBody   int           // bytes of a request's body, a call's payload
 	MaxOutput int           // bytes of a call's output
-	BodyTime  time.Duration // in which a request's body must have come
+	BodyTime  time.Duration // in which each 64 KiB of a request's body must come
 	PollTime  time.Duration // that a runner's request for a call is held at most
 	Version   api.VersionInfo
 	Logger    *slog.Logger

@@ -322,14 +322,14 @@ func (a *agent) listen(runner *preparedRunner) error {
 		if err != nil {
 			return err
 		}
-		a.http = a.serve(bounded{listener, s.writeTime}, handlers.Handler(s.Runner.Mode == runnerHTTP), nil)
+		a.http = a.serve(bounded{limit(listener, s.Limits.Connections), s.writeTime}, handlers.Handler(s.Runner.Mode == runnerHTTP), nil)
 	}
 	if s.HTTPS != nil {
 		listener, err := listenTCP(s.HTTPS.Address)
 		if err != nil {
 			return err
 		}
-		a.https = a.serve(bounded{listener, s.writeTime}, handlers.Handler(s.Runner.Mode == runnerHTTP), a.certificate.config())
+		a.https = a.serve(bounded{limit(listener, s.Limits.Connections), s.writeTime}, handlers.Handler(s.Runner.Mode == runnerHTTP), a.certificate.config())
 		a.running.Go(func() { every(a.background, certificatePeriod, a.certificate.look) })
 	}
 	if s.Metrics != "" {
@@ -337,7 +337,7 @@ func (a *agent) listen(runner *preparedRunner) error {
 		if err != nil {
 			return err
 		}
-		a.metrics = a.serve(bounded{listener, s.writeTime}, metricsHandler(a.store.Totals), nil)
+		a.metrics = a.serve(bounded{limit(listener, s.Limits.Connections), s.writeTime}, metricsHandler(a.store.Totals), nil)
 	}
 	if s.Runner.Mode == runnerSocket {
 		socket, err := runner.listen()

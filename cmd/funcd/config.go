@@ -64,6 +64,7 @@ type limitsConfig struct {
 	QueuedCalls   int    `hcl:"queued_calls,optional"`
 	QueuedBytes   int    `hcl:"queued_bytes,optional"`
 	Starts        int    `hcl:"starts,optional"`
+	Connections   int    `hcl:"connections,optional"`
 	DiskFree      int    `hcl:"disk_free,optional"`
 	StoredOutputs int    `hcl:"stored_outputs,optional"`
 	StoredLogs    int    `hcl:"stored_logs,optional"`
@@ -171,6 +172,7 @@ func defaultConfig() config {
 			Output:        mebibyte,
 			QueuedCalls:   calls.DefaultQueueCalls,
 			QueuedBytes:   calls.DefaultQueueBytes,
+			Connections:   20_000,
 			DiskFree:      calls.DefaultDiskFree,
 			Starts:        6,
 			StoredOutputs: calls.DefaultOutputBytes,
@@ -319,7 +321,7 @@ func (c config) check() (*settings, error) {
 		"limits.starts": c.Limits.Starts, "limits.pulls": c.Limits.Pulls,
 		"limits.payload": c.Limits.Payload, "limits.output": c.Limits.Output,
 		"limits.stored_outputs": c.Limits.StoredOutputs, "limits.stored_logs": c.Limits.StoredLogs,
-		"limits.kept_calls": c.Limits.KeptCalls,
+		"limits.kept_calls": c.Limits.KeptCalls, "limits.connections": c.Limits.Connections,
 	}
 	for _, name := range slices.Sorted(maps.Keys(positive)) {
 		if positive[name] < 1 {
