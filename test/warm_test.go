@@ -216,6 +216,7 @@ func reusedContainerRunsAProcessForEachCall(t *testing.T, on *stack) {
 	f.awaitReady(t, 1)
 	processes := map[string][]string{} // by container
 	for range calls {
+		f.awaitReady(t, 1) // or the call may be given a container of its own
 		out := f.sync(t, "")
 		require.Equal(t, http.StatusOK, out.status, out.body)
 		words := strings.Fields(out.body)
@@ -223,14 +224,12 @@ func reusedContainerRunsAProcessForEachCall(t *testing.T, on *stack) {
 		require.NotContains(t, processes[words[0]], words[1])
 		processes[words[0]] = append(processes[words[0]], words[1])
 	}
-	full := 0
+	var served []int
 	for _, pids := range processes {
-		require.LessOrEqual(t, len(pids), most)
-		if len(pids) == most {
-			full++
-		}
+		served = append(served, len(pids))
 	}
-	require.Positive(t, full, "%v", processes)
+	slices.Sort(served)
+	require.Equal(t, []int{calls % most, most, most}, served, "%v", processes)
 	f.requireOnce(t, calls)
 	f.remove(t)
 }
@@ -240,7 +239,7 @@ func slotsAreKilledWhileCallsCome(t *testing.T, on *stack) {
 	f := on.create(t, warm(3, program("funcd-test/probe", "cat")))
 	f.awaitReady(t, 3)
 	const rounds, callers = 3, 4
-	failed := 0
+	killed, failed := 0, 0
 	for round := range rounds {
 		eventually(t, "a container that waits", func() bool { return f.slots(t).Ready > 0 })
 		var containers []string
@@ -250,6 +249,7 @@ func slotsAreKilledWhileCallsCome(t *testing.T, on *stack) {
 			containers = append(containers, strings.Fields(string(out))...)
 		}
 		require.NotEmpty(t, containers)
+		killed += len(containers)
 		var calling sync.WaitGroup
 		// One that has ended by itself meanwhile can't be killed.
 		calling.Go(func() {
@@ -272,7 +272,7 @@ func slotsAreKilledWhileCallsCome(t *testing.T, on *stack) {
 			require.Equal(t, fmt.Sprint(round, i), a.body)
 		}
 	}
-	require.LessOrEqual(t, failed, rounds*callers/2)
+	require.LessOrEqual(t, failed, killed, "each fails the call that it runs, at most")
 	running := map[string]int{}
 	for _, e := range f.events(t, "") {
 		if e.Event == string(api.Running) {
