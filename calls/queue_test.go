@@ -305,22 +305,25 @@ func TestReopenDeliversWhatWasNotDoneAtOnce(t *testing.T) {
 	require.NoError(t, next(t, deliveries, 1).Done(t.Context()))
 	next(t, deliveries, 2)
 	next(t, deliveries, 3)
-	version, err := s.SaveRecord(t.Context(), api.Record{CallID: "c", Function: "f", Account: "acme", State: api.Running}, 0)
+	c := newCall("f", 2).ID
+	version, err := s.SaveRecord(t.Context(), api.Record{CallID: c, Function: "f", Account: "acme", State: api.Running}, 0)
 	require.NoError(t, err)
-	require.NoError(t, s.SaveOutput(t.Context(), "f", "c", []byte("out")))
+	require.NoError(t, s.SaveOutput(t.Context(), "f", c, []byte("out")))
 	s.Close()
 
 	s = openStore(t, cfg)
+	_, err = s.Status(t.Context(), "f")
+	require.NoError(t, err)
 	deliveries = consume(t, s, 10)
 	for _, n := range []int{0, 2, 3, 4} {
 		require.NoError(t, next(t, deliveries, n).Done(t.Context()))
 	}
 	requirePending(t, s, 0, 0)
-	rec, again, err := s.Record(t.Context(), "f", "c")
+	rec, again, err := s.Record(t.Context(), "f", c)
 	require.NoError(t, err)
 	require.Equal(t, version, again)
 	require.Equal(t, api.Running, rec.State)
-	out, err := s.Output(t.Context(), "f", "c")
+	out, err := s.Output(t.Context(), "f", c)
 	require.NoError(t, err)
 	require.Equal(t, "out", string(out))
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,13 +78,17 @@ func (s *Store) followStates(ctx context.Context) error {
 	s.background.Go(func() {
 		for ctx.Err() == nil {
 			pause := statesInterval
-			if err := s.readStates(ctx); err != nil {
+			young, err := s.readStates(ctx)
+			switch {
+			case err != nil:
 				if ctx.Err() == nil {
 					s.log.Warn("where calls stand can't be read", "error", err)
 				}
 				pause = statesRetry
-			} else if s.server != nil {
+			case s.server != nil:
 				return
+			case young:
+				pause = orphanAge
 			}
 			select {
 			case <-ctx.Done():
@@ -95,39 +100,49 @@ func (s *Store) followStates(ctx context.Context) error {
 	return nil
 }
 
-// readStates reads where all calls stand.
-func (s *Store) readStates(ctx context.Context) error {
+// readStates reads where all calls stand, and removes orphans. young tells that there may be more.
+func (s *Store) readStates(ctx context.Context) (young bool, err error) {
 	table := s.states.begin()
-	err := s.eachRecord(ctx, recordSubject("*", "*"), func(rec *api.Record, _ uint64) error {
+	var open []orphan // records of calls that have not ended
+	err = s.eachRecord(ctx, recordSubject("*", "*"), func(rec *api.Record, meta *jetstream.MsgMetadata) error {
+		if !rec.State.Ended() {
+			open = append(open, orphan{rec: *rec, sequence: meta.Sequence.Stream, written: meta.Timestamp})
+		}
 		s.states.found(table, change{
 			Kind: callRecorded, Function: rec.Function, Call: rec.CallID, State: rec.State, Accepted: micros(rec.Accepted), Until: micros(keptUntil(rec)),
 		})
 		return nil
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
 	accounts, err := s.Accounts(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
+	queued := map[string]bool{}
 	for _, account := range accounts {
 		// Not the messages: each may have a payload of a megabyte.
 		q, err := s.js.Stream(ctx, queueStream(account))
 		if err != nil {
-			return unavailable(err)
+			return false, unavailable(err)
 		}
 		info, err := q.Info(ctx, jetstream.WithSubjectFilter(queueSubject(account, "*", "*")))
 		if err != nil {
-			return unavailable(err)
+			return false, unavailable(err)
 		}
 		for subject := range info.State.Subjects {
 			function, call := queuedCall(subject)
+			queued[call] = true
 			s.states.found(table, change{Kind: callQueued, Function: function, Call: call})
 		}
 	}
+	open = slices.DeleteFunc(open, func(o orphan) bool { return queued[o.rec.CallID] })
+	if young, err = s.removeOrphans(ctx, open); err != nil {
+		return false, err
+	}
 	s.states.end(table)
-	return nil
+	return young, nil
 }
 
 // queuedCall returns the ids in a subject of the queue.
@@ -140,7 +155,7 @@ func queuedCall(subject string) (function, call string) {
 
 // eachRecord passes the records of the subjects to yield, those that were written last at the end. What is written while it reads may come or
 // not, and may come once more. It returns yield's error, or one of code Unavailable.
-func (s *Store) eachRecord(ctx context.Context, subjects string, yield func(rec *api.Record, sequence uint64) error) error {
+func (s *Store) eachRecord(ctx context.Context, subjects string, yield func(rec *api.Record, meta *jetstream.MsgMetadata) error) error {
 	return s.eachMessage(ctx, s.records, subjects, false, func(msg jetstream.Msg) error {
 		if len(msg.Data()) == 0 { // the anchor
 			return nil
@@ -156,7 +171,7 @@ func (s *Store) eachRecord(ctx context.Context, subjects string, yield func(rec 
 		if !rec.Shown() { // the call is no more for those who call
 			return nil
 		}
-		return yield(&rec, meta.Sequence.Stream)
+		return yield(&rec, meta)
 	})
 }
 
@@ -244,7 +259,7 @@ func (s *Store) Calls(ctx context.Context, function, account string, yield func(
 		return err
 	}
 	open := map[string]bool{} // those told that had not ended: at most as many as may run at once
-	err := s.eachRecord(ctx, recordSubject(function, "*"), func(rec *api.Record, _ uint64) error {
+	err := s.eachRecord(ctx, recordSubject(function, "*"), func(rec *api.Record, _ *jetstream.MsgMetadata) error {
 		if open[rec.CallID] {
 			return nil
 		}

@@ -58,7 +58,8 @@ func BenchmarkStatus(b *testing.B) {
 		return m.HeapInuse
 	}
 	before, begin := heap(), time.Now()
-	require.NoError(b, s.readStates(b.Context()))
+	_, err := s.readStates(b.Context())
+	require.NoError(b, err)
 	read, taken := time.Since(begin), heap()-before
 
 	b.Run("counts", func(b *testing.B) {

@@ -215,7 +215,8 @@ func TestALostMessageIsMadeUpFor(t *testing.T) {
 		require.True(t, b.states.apply(wrong))
 	}
 	require.Equal(t, api.Status{Total: 3, Pending: 1, Running: 1, Failed: 1}, status(t, b, "f"))
-	require.NoError(t, b.readStates(t.Context()))
+	_, err := b.readStates(t.Context())
+	require.NoError(t, err)
 	require.Equal(t, known, status(t, b, "f"))
 }
 

@@ -105,6 +105,7 @@ type Store struct {
 	ended   *nats.Subscription
 
 	id     string // this process's own, for messages to other servers
+	opened time.Time
 	states *states
 
 	mu      sync.Mutex
@@ -158,6 +159,7 @@ func newStore(cfg Config) *Store {
 		cfg:     cfg,
 		log:     cfg.Logger.With("component", "calls"),
 		id:      uuid.NewString(),
+		opened:  time.Now(),
 		states:  newStates(),
 		streams: map[string]*anchored{},
 		waiters: map[string]map[chan struct{}]struct{}{},
