@@ -17,6 +17,8 @@ type verdict struct {
 	reasons    map[string]int // of failures, without what is a call's own
 	unanswered map[string]int // why calls are unknown
 	started    int            // calls whose process has started
+	again      int            // those whose process was started more than once
+	repeated   int            // calls with a key that were asked for twice
 	longest    time.Duration  // from a call's acceptance to its answer
 	violations []string
 }
@@ -36,20 +38,34 @@ func audit(calls []call, journal map[int]entry) *verdict {
 		if e.starts > 0 {
 			v.started++
 		}
-		if e.starts > 1 {
+		if e.starts > 1+retries[c.function] {
 			v.violate(c, "its process was started %d times", e.starts)
+		}
+		for _, id := range c.ids {
+			if id != c.id() {
+				v.violate(c, "its key stands for another call, too: %s", id)
+			}
+		}
+		if len(c.ids) > 1 {
+			v.repeated++
+		}
+		if e.starts > 1 {
+			v.again++
+		}
+		if c.cancel.done && (c.state != failed || c.message != cancelled) {
+			v.violate(c, "it was cancelled, and is %s: %s", c.state, c.message)
 		}
 		switch c.state {
 		case finished:
 			switch {
 			case e.starts == 0:
 				v.violate(c, "it is finished and was never started")
-			case len(e.wrote) != 1 || e.wrote[0] != c.output:
+			case !slices.Contains(e.wrote, c.output) || len(e.wrote) > 1 && retries[c.function] == 0:
 				v.violate(c, "its output is %q, and its function wrote %q", c.output, e.wrote)
 			}
 		case failed:
 			v.reasons[general(c.message)]++
-			if !platform.MatchString(c.message) {
+			if !c.mayFailWith(c.message) {
 				v.violate(c, "it failed for a reason that can't be true: %s", c.message)
 			}
 		case unknown:
@@ -67,12 +83,28 @@ func audit(calls []call, journal map[int]entry) *verdict {
 	return v
 }
 
+// mayFailWith tells whether a call can have failed for this reason.
+func (c *call) mayFailWith(message string) bool {
+	switch message {
+	case cancelled:
+		return c.cancel.asked
+	case "exit status 1":
+		return c.fails > 0
+	}
+	return platform.MatchString(message)
+}
+
 func (v *verdict) violate(c call, format string, values ...any) {
+	v.violations = append(v.violations, c.name()+": "+fmt.Sprintf(format, values...))
+}
+
+// name tells calls apart.
+func (c *call) name() string {
 	how := "asynchronous"
 	if c.sync {
 		how = "synchronous"
 	}
-	v.violations = append(v.violations, fmt.Sprintf("call %d (%s, %s, %s): ", c.n, c.function, how, c.id)+fmt.Sprintf(format, values...))
+	return fmt.Sprintf("call %d (%s, %s, %s)", c.n, c.function, how, c.id())
 }
 
 var own = regexp.MustCompile(`127\.0\.0\.1:[0-9]+|[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{12,}`)
@@ -96,6 +128,7 @@ func (v *verdict) print(w io.Writer) {
 		total += n
 	}
 	fmt.Fprintf(w, "calls: %d, of which %d were started; the longest took %s\n", total, v.started, v.longest.Round(time.Second))
+	fmt.Fprintf(w, "of them %d were started again after a failure, and %d were asked for again with their key\n", v.again, v.repeated)
 	for _, s := range slices.Sorted(maps.Keys(v.calls)) {
 		fmt.Fprintf(w, "  %4d  %s\n", v.calls[s], s)
 	}

@@ -27,16 +27,20 @@ func TestNothingIsLost(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, "%s", out)
 	}
-	cfg := config{seed: uint64(time.Now().UnixNano()), faults: 2, servers: 1, gap: 2 * time.Second, programs: programs, out: t.Output()}
-	v, err := run(t.Context(), cfg)
-	if v != nil {
-		v.print(t.Output())
+	for name, c := range map[string]struct{ servers, kinds int }{"one server": {1, 13}, "two servers on a NATS cluster": {2, 15}} {
+		t.Run(name, func(t *testing.T) {
+			cfg := config{seed: uint64(time.Now().UnixNano()), faults: 1, servers: c.servers, gap: 2 * time.Second, programs: programs, out: t.Output()}
+			v, err := run(t.Context(), cfg)
+			if v != nil {
+				v.print(t.Output())
+			}
+			require.NoError(t, err)
+			require.Empty(t, v.violations, "seed %d", cfg.seed)
+			require.GreaterOrEqual(t, v.calls[finished], 10, "it was worth the while")
+			require.Len(t, v.faults, c.kinds)
+			for kind, n := range v.faults {
+				require.Equal(t, cfg.faults, n, kind)
+			}
+		})
 	}
-	require.NoError(t, err)
-	require.Empty(t, v.violations, "seed %d", cfg.seed)
-	require.GreaterOrEqual(t, v.calls[finished], 10, "it was worth the while")
-	for kind, n := range v.faults {
-		require.Equal(t, cfg.faults, n, kind)
-	}
-	require.Len(t, v.faults, 13)
 }

@@ -85,10 +85,20 @@ func TestAudit(t *testing.T) {
 		"failed, started twice":           {call{state: failed, message: "node lost: x"}, entry{starts: 2}, "started 2 times"},
 		"refused":                         {call{state: refused}, entry{}, ""},
 		"refused, and started":            {call{state: refused}, one, "was refused and has started"},
+		"cancelled":                       {call{state: failed, message: "cancelled", cancel: cancel{asked: true, done: true}}, entry{starts: 1}, ""},
+		"cancelled by nobody":             {call{state: failed, message: "cancelled"}, entry{}, "can't be true: cancelled"},
+		"cancelled, finished":             {call{state: finished, output: "text", cancel: cancel{asked: true, done: true}}, one, "it was cancelled, and is finished"},
+		"cancelled too late":              {call{state: finished, output: "text", cancel: cancel{asked: true}}, one, ""},
+		"one key, one call":               {call{state: finished, output: "text", ids: []string{"a", "a"}}, one, ""},
+		"one key, two calls":              {call{state: finished, output: "text", ids: []string{"a", "b"}}, one, "another call, too: b"},
+		"retried":                         {call{function: "retried", state: finished, output: "text"}, entry{starts: 3, wrote: []string{"lost", "text"}}, ""},
+		"retried, with another's output":  {call{function: "retried", state: finished, output: "text"}, entry{starts: 2, wrote: []string{"lost"}}, "its output is"},
+		"retried too often":               {call{function: "retried", state: failed, message: "exit status 1", fails: 3}, entry{starts: 4}, "started 4 times"},
+		"failed as it was told to":        {call{function: "retried", state: failed, message: "exit status 1", fails: 3}, entry{starts: 3}, ""},
 		"unknown":                         {call{state: unknown}, one, ""},
 		"unknown, started twice":          {call{state: unknown}, entry{starts: 3}, "started 3 times"},
 		"gone":                            {call{state: gone}, one, "is not known any more"},
-		"pending":                         {call{state: pending, id: "id"}, entry{}, "has not ended"},
+		"pending":                         {call{state: pending, ids: []string{"id"}}, entry{}, "has not ended"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -112,11 +122,12 @@ func TestVerdictIsPrinted(t *testing.T) {
 		{state: finished, output: "x", took: 1500 * time.Millisecond},
 		{n: 1, state: failed, message: "node lost: 0123456789abcdef"},
 		{n: 2, state: unknown, message: "EOF"},
-	}, map[int]entry{0: {1, []string{"x"}}, 1: {starts: 1}})
+	}, map[int]entry{0: {1, []string{"x"}}, 1: {starts: 1}, 2: {}})
+	v.again = 1
 	v.faults = map[string]int{"kill funcd": 3}
 	var out strings.Builder
 	v.print(&out)
-	for _, want := range []string{"   3  kill funcd\n", "calls: 3, of which 2 were started; the longest took 2s\n", "   1  finished\n",
+	for _, want := range []string{"   3  kill funcd\n", "calls: 3, of which 2 were started; the longest took 2s\n", "   1  finished\n", "of them 1 were started again after a failure, and 0 were asked for again with their key\n",
 		"failed because\n     1  node lost: …\n", "unknown because\n     1  EOF\n", "violations: 0\n"} {
 		require.Contains(t, out.String(), want)
 	}

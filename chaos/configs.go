@@ -103,6 +103,12 @@ nomad {
 docker {
   host = %q
 }
+callbacks {
+  allow     = ["127.0.0.0/8"]
+  pause     = "500ms"
+  pause_max = "5s"
+  attempts  = 1000
+}
 `
 
 // freePorts returns ports of 127.0.0.1 that nothing listens on now, and that the kernel gives to nobody who asks for any: they must still be

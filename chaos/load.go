@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -23,11 +21,22 @@ type call struct {
 	n        int
 	function string
 	sync     bool
-	id       string // empty if the caller was never told
+	fails    int      // how often its function is to fail
+	key      string   // its Idempotency-Key; empty for none
+	ids      []string // what the request was answered with; more than one of a request with a key, which is sent again
+	cancel   cancel
 	state    state
 	output   string
 	message  string // why it failed, or was not accepted
 	took     time.Duration
+}
+
+// id is empty if the caller was never told.
+func (c *call) id() string {
+	if len(c.ids) == 0 {
+		return ""
+	}
+	return c.ids[0]
 }
 
 // state is what a call has come to, for its caller.
@@ -54,6 +63,7 @@ const answerPatience = 4 * time.Minute
 
 type load struct {
 	s         *stack
+	receiver  *receiver
 	functions []api.Function
 	ctx       context.Context
 	cancel    context.CancelFunc // of all requests
@@ -69,23 +79,26 @@ type load struct {
 // startLoad creates the functions and begins to call them.
 func startLoad(ctx context.Context, cfg config, s *stack) (*load, error) {
 	w := &load{s: s, quit: make(chan struct{}), places: make(chan struct{}, waiting)}
+	var err error
+	if w.receiver, err = newReceiver(); err != nil {
+		return nil, err
+	}
 	w.ctx, w.cancel = context.WithCancel(ctx)
 	network := "none"
 	if cfg.servers > 1 {
 		network = "host" // containers reach funcd over it
 	}
-	for name, labels := range map[string]map[string]string{
-		"cold":   {"funcd.warm": "0"},
-		"warm":   {"funcd.warm": "2"},
-		"reused": {"funcd.reuse": "true"},
-	} {
+	for name, labels := range w.kinds(cfg) {
 		f := api.Function{Name: name, ContainerSize: "s1", Timeout: 120}
 		f.Config.Image, f.Config.Cmd, f.Config.Labels = image, api.StrSlice{volumeMount + "/" + journalFile}, labels
 		f.HostConfig.NetworkMode, f.HostConfig.VolumesFrom = network, []string{volumeName}
 		created, err := s.client.CreateFunction(ctx, f)
 		if err != nil {
+			w.cancel()
+			w.receiver.stop()
 			return nil, fmt.Errorf("creating a function: %w", err)
 		}
+		w.receiver.knows(created)
 		w.functions = append(w.functions, created)
 	}
 	for i := range callers {
@@ -103,7 +116,10 @@ func (w *load) caller(cfg config, i int, random *rand.Rand) {
 		}
 		pause := time.Duration(random.Int64N(int64(2 * average)))
 		c := &call{n: n, function: f.Name, sync: random.IntN(2) == 0}
-		payload := fmt.Sprintf("%d %d", n, runs.Milliseconds())
+		if cfg.soak == 0 {
+			c.vary(cfg.seed, random)
+		}
+		payload := fmt.Sprintf("%d %d %d", n, runs.Milliseconds(), c.fails)
 		server := random.IntN(len(w.s.urls))
 		select {
 		case <-w.quit:
@@ -152,7 +168,7 @@ func (w *load) callSync(c *call, f api.Function, payload string, server int) {
 	ctx, cancel := context.WithTimeout(w.ctx, syncPatience)
 	defer cancel()
 	began := time.Now()
-	status, body, err := w.ask(ctx, http.MethodPost, server, "call", f, payload, "sync")
+	status, body, err := w.ask(ctx, http.MethodPost, server, "call", f, payload, nil, "sync")
 	c.took = time.Since(began)
 	w.note(c, status, body, err)
 }
@@ -165,29 +181,19 @@ func (w *load) callAsync(c *call, f api.Function, payload string, server int) {
 		w.set(c, refused, "not sent")
 		return
 	}
-	ctx, cancel := context.WithTimeout(w.ctx, time.Minute)
-	defer cancel()
 	began := time.Now()
-	status, body, err := w.ask(ctx, http.MethodPost, server, "call", f, payload)
-	var answer api.CallID
-	switch {
-	case err == nil && status == http.StatusOK && json.Unmarshal([]byte(body), &answer) == nil && answer.CallID != "":
-	case errors.Is(err, syscall.ECONNREFUSED):
-		w.set(c, refused, "nobody listens")
-	case err == nil && status == http.StatusServiceUnavailable:
-		// The store may have failed after it had written the call.
-		w.set(c, unknown, body)
-	default:
-		w.set(c, unknown, fmt.Sprintf("%d %s %v", status, body, err))
-	}
-	if answer.CallID == "" {
+	id := w.submit(c, f, payload, server)
+	if id == "" {
 		<-w.places
 		return
 	}
 	w.mu.Lock()
-	c.id = answer.CallID
+	c.ids = append([]string{id}, c.ids...)
 	w.mu.Unlock()
 	w.set(c, pending, "")
+	if c.cancel.planned {
+		w.waiters.Go(func() { w.cancelLater(c, f, server) })
+	}
 	w.waiters.Go(func() {
 		defer func() { <-w.places }()
 		w.wait(c, f, server)
@@ -199,7 +205,7 @@ func (w *load) callAsync(c *call, f api.Function, payload string, server int) {
 func (w *load) wait(c *call, f api.Function, server int) {
 	for try := server; w.ctx.Err() == nil; try++ {
 		ctx, cancel := context.WithTimeout(w.ctx, time.Minute)
-		status, body, err := w.ask(ctx, http.MethodGet, try%len(w.s.urls), "output", f, "", c.id, "wait")
+		status, body, err := w.ask(ctx, http.MethodGet, try, "output", f, "", nil, c.id(), "wait")
 		cancel()
 		if err == nil && status != http.StatusServiceUnavailable && status != http.StatusCreated && status != http.StatusAccepted {
 			w.note(c, status, body, nil)
@@ -230,7 +236,7 @@ func (w *load) note(c *call, status int, body string, err error) {
 		w.set(c, finished, "")
 	case status == http.StatusInternalServerError, status == http.StatusGatewayTimeout, status == http.StatusGone, status == 509:
 		w.set(c, failed, body)
-	case status == http.StatusNotFound && c.id != "":
+	case status == http.StatusNotFound && c.id() != "":
 		w.set(c, gone, body)
 	default:
 		w.set(c, unknown, fmt.Sprintf("%d %s", status, body))
@@ -243,12 +249,15 @@ func (w *load) set(c *call, s state, message string) {
 	c.state, c.message = s, message
 }
 
-// ask makes a request to one server.
-func (w *load) ask(ctx context.Context, method string, server int, endpoint string, f api.Function, body string, more ...string) (int, string, error) {
-	url := w.s.urls[server] + "/" + strings.Join(append([]string{endpoint, f.Name, f.UUID}, more...), "/")
+// ask makes a request to one server, of those that there are.
+func (w *load) ask(ctx context.Context, method string, server int, endpoint string, f api.Function, body string, header http.Header, more ...string) (int, string, error) {
+	url := w.s.urls[server%len(w.s.urls)] + "/" + strings.Join(append([]string{endpoint, f.Name, f.UUID}, more...), "/")
 	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
 		return 0, "", err
+	}
+	if header != nil {
+		req.Header = header
 	}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -286,54 +295,5 @@ func (w *load) finish(ctx context.Context) []call {
 func (w *load) stop() {
 	w.cancel()
 	w.finish(w.ctx)
-}
-
-// leftovers returns what is wrong after all calls have ended: calls that funcd still has, and containers that nobody needs.
-func (s *stack) leftovers(ctx context.Context, functions []api.Function) []string {
-	var wrong []string
-	for _, f := range functions {
-		if text := s.twice(f); text != "" {
-			wrong = append(wrong, text)
-		}
-		err := s.until(ctx, "the end of "+f.Name, func() error { return s.client.RemoveFunction(ctx, f.Name) })
-		if err != nil {
-			wrong = append(wrong, "a function can't be removed: "+err.Error())
-		}
-	}
-	if err := s.until(ctx, "the end of the containers", func() error {
-		if left := s.containers(); len(left) > 0 {
-			return fmt.Errorf("%d containers run", len(left))
-		}
-		return nil
-	}); err != nil {
-		wrong = append(wrong, err.Error())
-	}
-	return wrong
-}
-
-// dispatchToken finds, in the name of a job, the call and which of its containers it is. Nomad puts a time and a random text after it.
-var dispatchToken = regexp.MustCompile(`/dispatch-([0-9a-f]{8}-[0-9a-f-]{27}(-[0-9]+)?)-[0-9]+-[0-9a-f]+$`)
-
-// twice tells of a call that has two jobs in Nomad where it was to have one.
-func (s *stack) twice(f api.Function) string {
-	var jobs []struct{ ID string }
-	body, err := get(s.nomadURL + "/v1/jobs?prefix=func-chaos-" + f.Name + "/dispatch-")
-	if err == nil {
-		err = json.Unmarshal([]byte(body), &jobs)
-	}
-	if err != nil {
-		return "the jobs of " + f.Name + " are not known: " + err.Error()
-	}
-	seen := map[string]string{}
-	for _, job := range jobs {
-		token := dispatchToken.FindStringSubmatch(job.ID)
-		if token == nil {
-			continue
-		}
-		if other := seen[token[1]]; other != "" {
-			return "a call has two jobs: " + other + " and " + job.ID
-		}
-		seen[token[1]] = job.ID
-	}
-	return ""
+	w.receiver.stop()
 }

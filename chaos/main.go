@@ -84,6 +84,7 @@ func run(ctx context.Context, cfg config) (v *verdict, err error) {
 		what = fmt.Sprintf("%s of %g calls a second", cfg.soak, cfg.rate)
 	}
 	fmt.Fprintf(cfg.out, "chaos: seed %d, %d servers, %s, logs in %s\n", cfg.seed, cfg.servers, what, dir)
+	began := time.Now()
 	s, err := startStack(ctx, cfg, dir)
 	defer func() {
 		err = errors.Join(err, s.stop())
@@ -94,10 +95,12 @@ func run(ctx context.Context, cfg config) (v *verdict, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.note("chaos: the stack is ready after %.0f s", time.Since(began).Seconds())
 	w, err := startLoad(ctx, cfg, s)
 	if err != nil {
 		return nil, err
 	}
+	defer w.receiver.stop()
 	counts, used := map[string]int{}, []samples{}
 	if cfg.soak > 0 {
 		used, err = s.soak(ctx, cfg.soak)
@@ -108,12 +111,13 @@ func run(ctx context.Context, cfg config) (v *verdict, err error) {
 		w.stop()
 		return nil, err
 	}
-	fmt.Fprintln(cfg.out, "chaos: it is over, waiting for the calls")
+	s.note("chaos: it is over after %.0f s, waiting for the calls", time.Since(began).Seconds())
 	if err := s.recovered(ctx); err != nil {
 		w.stop()
 		return nil, err
 	}
 	calls := w.finish(ctx)
+	s.note("chaos: all calls have ended or were given up after %.0f s", time.Since(began).Seconds())
 	journal, err := s.readJournal()
 	if err != nil {
 		return nil, err
@@ -123,7 +127,11 @@ func run(ctx context.Context, cfg config) (v *verdict, err error) {
 	for i := range used {
 		v.violations = append(v.violations, growth(cfg.out, s.funcd[i].name, used[i])...)
 	}
+	if cfg.soak == 0 {
+		v.violations = append(v.violations, w.promises(ctx, calls)...)
+	}
 	v.violations = append(v.violations, s.leftovers(ctx, w.functions)...)
+	s.note("chaos: what is left was looked through after %.0f s", time.Since(began).Seconds())
 	for name, text := range s.crashes() {
 		v.violations = append(v.violations, name+": "+text)
 	}
