@@ -61,6 +61,7 @@ type Service struct {
 	mu      sync.Mutex
 	running context.Context // nil unless Run runs
 	served  map[string]bool // accounts
+	skipped map[string]int  // by call: how often a callback came and its function was not known
 	serving sync.WaitGroup
 }
 
@@ -69,7 +70,7 @@ const answerHeaders = 16 << 10
 
 // New returns a Service.
 func New(cfg Config) *Service {
-	s := &Service{cfg: cfg, log: cfg.Logger.With("component", "callbacks"), served: map[string]bool{}}
+	s := &Service{cfg: cfg, log: cfg.Logger.With("component", "callbacks"), served: map[string]bool{}, skipped: map[string]int{}}
 	dialer := &net.Dialer{Control: control(cfg.Allow)}
 	s.client = &http.Client{
 		Transport: &http.Transport{

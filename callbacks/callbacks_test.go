@@ -154,6 +154,29 @@ func TestACallbackOfNoFunction(t *testing.T) {
 	require.Empty(t, f.said())
 }
 
+func TestAnOutageOfConsulIsNoAttempt(t *testing.T) {
+	t.Parallel()
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }))
+	defer receiver.Close()
+	s, f := newService(t, local)
+	cb := result
+	cb.URL = receiver.URL
+	f.err = api.Errorf(api.Unavailable, "no Consul")
+	for delivery := range 100 {
+		require.Equal(t, outage, s.deliver(t.Context(), cb, nil, 1+delivery))
+	}
+	f.err = nil
+	require.Equal(t, time.Second, s.deliver(t.Context(), cb, nil, 101))
+	require.Equal(t, []string{"CALLBACK c: the result was not delivered to its callback, attempt 1 of 3: it has answered with 500; the next comes in 1s"}, f.said())
+	f.err = api.Errorf(api.Unavailable, "no Consul")
+	require.Equal(t, outage, s.deliver(t.Context(), cb, nil, 102))
+	f.err = nil
+	require.Equal(t, 2*time.Second, s.deliver(t.Context(), cb, nil, 103))
+	require.Zero(t, s.deliver(t.Context(), cb, nil, 104))
+	require.Contains(t, f.said()[1], "attempt 3 of 3")
+	require.Empty(t, s.skipped)
+}
+
 // A receiver that takes its time, or sends without end, has its timeout and no more.
 func TestASlowReceiver(t *testing.T) {
 	t.Parallel()

@@ -3,7 +3,10 @@ package callbacks
 import (
 	"errors"
 	"net/netip"
+	"net/url"
 	"syscall"
+
+	"github.com/funcd/funcd/api"
 )
 
 // errNotAllowed is why nothing was sent to an address.
@@ -69,4 +72,18 @@ func control(allow []netip.Prefix) func(network, address string, _ syscall.RawCo
 		}
 		return nil
 	}
+}
+
+// Check refuses a callback whose URL has an address in it that it may never go to: better when the function is created than at each call. What a name
+// leads to is known when it is sent. The error is of code Forbidden.
+func Check(target string, allow []netip.Prefix) error {
+	u, err := url.Parse(target)
+	if err != nil {
+		return api.Wrap(api.Invalid, err, "the callback is not a URL")
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	if err == nil && !allowed(ip, allow) {
+		return api.Errorf(api.Forbidden, "Config.Labels: funcd.callback: %s is an address that nothing is sent to here (callbacks.allow)", u.Hostname())
+	}
+	return nil
 }

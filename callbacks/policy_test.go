@@ -183,3 +183,29 @@ func errorAs(t *testing.T, err error) statusError {
 	require.True(t, ok, "%v", err)
 	return status
 }
+
+func TestAddressesAreRefusedAtCreate(t *testing.T) {
+	t.Parallel()
+	for target, want := range map[string]api.Code{
+		"http://10.0.0.1/":                   api.Forbidden,
+		"https://127.0.0.1:8443/x":           api.Forbidden,
+		"http://169.254.169.254/latest":      api.Forbidden,
+		"http://[::1]/":                      api.Forbidden,
+		"http://[fe80::1%25eth0]:80/":        api.Forbidden,
+		"http://[::ffff:10.0.0.1]/":          api.Forbidden,
+		"http://[64:ff9b::7f00:1]/":          api.Forbidden,
+		"http://0.0.0.0/":                    api.Forbidden,
+		"http://93.184.215.14/":              "",
+		"https://[2606:2800:21f::1]/":        "",
+		"http://192.168.7.9/":                "", // it is in the networks that are allowed
+		"http://localhost/":                  "", // a name is looked at when it is sent
+		"http://127.0.0.1.example.com/hooks": "",
+		"http://127.1/":                      "",
+	} {
+		err := Check(target, prefixes("192.168.7.0/24"))
+		require.Equal(t, want, api.CodeOf(err), target)
+		if want != "" {
+			require.Contains(t, api.MessageOf(err), "Config.Labels: funcd.callback: ")
+		}
+	}
+}

@@ -19,11 +19,18 @@ const outage = 5 * time.Second
 // deliver sends a callback and returns when it is to be sent again, 0 for never.
 func (s *Service) deliver(ctx context.Context, cb api.Callback, body []byte, attempt int) (again time.Duration) {
 	d, err := s.cfg.Functions.ByID(ctx, cb.Account, cb.Name, cb.Function)
-	switch {
-	case api.CodeOf(err) == api.NotFound:
-		return 0 // removed, with all that was to come of its calls
-	case err != nil:
+	if err != nil && api.CodeOf(err) != api.NotFound {
+		s.skip(cb.CallID)
 		return outage
+	}
+	attempt -= s.skips(cb.CallID)
+	defer func() {
+		if again == 0 {
+			s.forget(cb.CallID)
+		}
+	}()
+	if err != nil {
+		return 0 // removed, with all that was to come of its calls
 	}
 	log := s.log.With("call", cb.CallID, "function", cb.Function, "account", cb.Account, "attempt", attempt)
 	err = s.send(ctx, cb, body, d.Function.CallbackSecret)
@@ -44,6 +51,25 @@ func (s *Service) deliver(ctx context.Context, cb api.Callback, body []byte, att
 	again = s.pause(attempt)
 	s.event(ctx, cb, fmt.Sprintf("%s; the next comes in %s", said, again))
 	return again
+}
+
+// skip notes that a callback was not tried when it could have been, which is no attempt. It is forgotten with the process.
+func (s *Service) skip(call string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.skipped[call]++
+}
+
+func (s *Service) skips(call string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.skipped[call]
+}
+
+func (s *Service) forget(call string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.skipped, call)
 }
 
 // pause is that after so many attempts.

@@ -66,7 +66,7 @@ type Canceller interface {
 	CancelAll(ctx context.Context, account, function string) error
 }
 
-// Config is what a Service works with. All of it is required.
+// Config is what a Service works with. All of it is required but Callback.
 type Config struct {
 	Store   Store
 	Cluster Cluster
@@ -75,6 +75,8 @@ type Config struct {
 	Cancel  Canceller
 	// Policy is what an account's new functions may ask for.
 	Policy func(account string) api.Policy
+	// Callback refuses the URL of a callback that will never be sent, with an error of code Forbidden; nil if there is none.
+	Callback func(target string) error
 	// StopTime is how long a call that was cancelled may take to end: at most the time between a function's StopSignal and SIGKILL.
 	StopTime time.Duration
 	// OrphanTime is for how long a function must have been unknown before what is left of it is removed.
@@ -102,6 +104,11 @@ const undoTime = 15 * time.Second
 func (s *Service) Create(ctx context.Context, account string, f api.Function) (api.Function, error) {
 	if err := s.cfg.Policy(account).Check(&f, account); err != nil {
 		return api.Function{}, err
+	}
+	if e, err := f.Extensions(); err == nil && e.Calls.Callback != "" && s.cfg.Callback != nil {
+		if err := s.cfg.Callback(e.Calls.Callback); err != nil {
+			return api.Function{}, err
+		}
 	}
 	// The name is checked first: an image may have to be asked for across the world.
 	if _, err := s.cfg.Store.Get(ctx, account, f.Name); err == nil {

@@ -511,3 +511,18 @@ func TestCallbacksHaveASecret(t *testing.T) {
 	}
 	require.Len(t, secrets, 2)
 }
+
+func TestCallbackThatIsNotAllowed(t *testing.T) {
+	t.Parallel()
+	f := newFakes()
+	s := f.service()
+	s.cfg.Callback = func(target string) error { return api.Errorf(api.Forbidden, "not to %s", target) }
+	fn := hello()
+	fn.Config.Labels = map[string]string{"funcd.callback": "http://10.0.0.1/"}
+	_, err := s.Create(t.Context(), "acme", fn)
+	require.Equal(t, api.Forbidden, api.CodeOf(err))
+	require.Equal(t, "not to http://10.0.0.1/", api.MessageOf(err))
+	require.Empty(t, f.defs)
+	_, err = s.Create(t.Context(), "acme", hello())
+	require.NoError(t, err, "one without")
+}

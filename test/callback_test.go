@@ -111,13 +111,16 @@ func TestCallbacksStayOutOfTheOperatorsNetwork(t *testing.T) {
 	t.Parallel()
 	url, got, _ := receiver(t)
 	port := url[strings.LastIndexByte(url, ':'):]
-	for _, host := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]"} {
-		f := dev.create(t, label(program("funcd/hello"), "funcd.warm", "0", "funcd.callback", "http://"+host+port+"/"))
-		call := f.call(t, "")
-		require.Equal(t, "HelloWorld\n", f.wait(t, call).body)
-		events := f.eventsOf(t, call, api.CalledBack)
-		require.Equal(t, "the result was not delivered to its callback, attempt 1 of 12: its address is not allowed here; it is given up", last(events).Message)
+	for _, host := range []string{"127.0.0.1", "[::ffff:127.0.0.1]", "10.0.0.1"} {
+		_, err := dev.CreateFunction(t.Context(), label(api.Function{Name: newName(t), Config: api.Config{Image: "funcd/hello"}}, "funcd.callback", "http://"+host+port+"/"))
+		require.Equal(t, api.Forbidden, api.CodeOf(err), "%s: %v", host, err)
+		require.ErrorContains(t, err, "is an address that nothing is sent to here")
 	}
+	f := dev.create(t, label(program("funcd/hello"), "funcd.warm", "0", "funcd.callback", "http://localhost"+port+"/"))
+	call := f.call(t, "")
+	require.Equal(t, "HelloWorld\n", f.wait(t, call).body)
+	events := f.eventsOf(t, call, api.CalledBack)
+	require.Equal(t, "the result was not delivered to its callback, attempt 1 of 12: its address is not allowed here; it is given up", last(events).Message)
 	require.Empty(t, got)
 	_, err := dev.CreateFunction(t.Context(), label(api.Function{Name: newName(t), Config: api.Config{Image: "funcd/hello"}}, "funcd.callback", "ftp://example.com/"))
 	require.ErrorContains(t, err, "Config.Labels: funcd.callback:")

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/funcd/funcd/api"
+	"github.com/funcd/funcd/callbacks"
 	"github.com/funcd/funcd/calls"
 	"github.com/funcd/funcd/consul"
 	"github.com/funcd/funcd/functions"
@@ -253,6 +254,7 @@ func (a *agent) Start(ctx context.Context) error {
 		Calls:      a.store,
 		Cancel:     a.scheduler,
 		Policy:     s.functionPolicy,
+		Callback:   func(target string) error { return callbacks.Check(target, s.callbacks.allow) },
 		StopTime:   s.maxKillTimeout,
 		OrphanTime: s.orphanTime,
 		Logger:     a.log,
