@@ -61,6 +61,7 @@ func TestStoreIsWrittenAgainAfterAFullDisk(t *testing.T) {
 	requireCode(t, api.Unavailable, save())
 	free()
 	require.Eventually(t, func() bool { return save() == nil }, patience, 10*time.Millisecond)
+	require.True(t, s.server.JetStreamConfig().SyncAlways, "as before")
 	_, err = s.SaveRecord(t.Context(), newRecord(0, api.Finished), version)
 	require.NoError(t, err)
 	require.NoError(t, first.Done(t.Context()))
