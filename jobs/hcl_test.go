@@ -25,7 +25,7 @@ func TestHCL(t *testing.T) {
 	require.False(t, diagnostics.HasErrors(), "%s\n%s", diagnostics, text)
 	for _, want := range []string{
 		`job "func-default-web" {`, `namespace   = "funcs"`, `node_pool   = "pool"`, `group "call" {`, `task "function" {`, `driver       = "docker"`,
-		`volume "v1" {`, `volume_mount {`, `port "p80_8080" {`, `port "p80" {`, `kill_timeout = "30s"`, `"$${NOMAD_META_call}"`, `"com.example/a" = "$b \"c\"\n%%{x}"`,
+		`volume "v1" {`, `volume_mount {`, `port "p80_8080" {`, `port "p80" {`, `kill_timeout = "30s"`, `"$${NOMAD_META_call}"`, `"com.example/a" = "$b \"c\"\n%%%{x}"`,
 		`parameterized {`, `identity {`, `template {`, `ephemeral_disk {`,
 	} {
 		require.Contains(t, string(text), want)

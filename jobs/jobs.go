@@ -244,6 +244,12 @@ const (
 	diskMB    = 2 * logFiles * logFileMB // stdout and stderr
 )
 
+// literal is text as the docker driver's configuration is to hold it. Nomad's clients evaluate that as a template of HCL, with expressions and with the
+// whole of the task's environment: the runner's token and the login for a registry are in there.
+func literal(text string) string { return templates.Replace(text) }
+
+var templates = strings.NewReplacer("${", "$${", "%{", "%%{")
+
 func task(d *api.Definition, size Size, o Options) *nomad.Task {
 	f := &d.Function
 	task := nomad.NewTask(TaskName, "docker")
@@ -258,13 +264,16 @@ func task(d *api.Definition, size Size, o Options) *nomad.Task {
 		config["cap_drop"] = slices.Clone(o.CapDrop)
 	}
 	if f.Config.WorkingDir != "" {
-		config["work_dir"] = f.Config.WorkingDir
+		config["work_dir"] = literal(f.Config.WorkingDir)
 	}
 	if f.HostConfig.NetworkMode != api.DefaultNetwork {
 		config["network_mode"] = f.HostConfig.NetworkMode
 	}
 	if len(f.Config.Labels) > 0 {
-		labels := maps.Clone(f.Config.Labels)
+		labels := make(map[string]string, len(f.Config.Labels))
+		for name, value := range f.Config.Labels {
+			labels[literal(name)] = literal(value)
+		}
 		config["labels"] = []map[string]string{labels}
 	}
 	runner, address := "", ""
