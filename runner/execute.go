@@ -167,6 +167,9 @@ func (p *process) wait(cfg Config, a *api.Assignment, signals <-chan os.Signal) 
 		}
 	}
 	killRest(p.cmd.Process.Pid)
+	if os.Getpid() == 1 {
+		collect(drainTime)
+	}
 	for _, pipe := range p.pipes {
 		_ = pipe.SetReadDeadline(time.Now().Add(drainTime))
 	}
@@ -205,6 +208,21 @@ func reap(child int) {
 			return
 		}
 		_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+	}
+}
+
+// collect reaps all children until there are none, or within has passed, as one that hangs in the kernel can't be killed. The processes that killRest has
+// killed would else count against the container's limit until the next call has started one, for which they may leave no room.
+func collect(within time.Duration) {
+	for deadline := time.Now().Add(within); ; {
+		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+		switch {
+		case err == unix.EINTR, pid > 0:
+		case err != nil || time.Now().After(deadline):
+			return
+		default:
+			time.Sleep(time.Millisecond)
+		}
 	}
 }
 

@@ -90,6 +90,17 @@ func helper(what string, args []string) {
 			os.Exit(9)
 		}
 		fmt.Print(child.Process.Pid)
+	case "orphans": // leaves processes behind that nobody waits for
+		n, _ := strconv.Atoi(args[0])
+		for range n {
+			child := exec.Command(os.Args[0])
+			child.Env = []string{helperVariable + "=terminate"}
+			if err := child.Start(); err != nil {
+				os.Exit(9)
+			}
+		}
+	case "collect": // inherits such processes as pid 1 does, kills them and tells how many it has left
+		fmt.Print(inheritAndCollect(args))
 	case "leave": // tells what is in a folder, and leaves something of each kind in it
 		entries, _ := os.ReadDir(args[0])
 		for _, entry := range entries {
