@@ -11,8 +11,13 @@ import (
 	"github.com/funcd/funcd/api"
 )
 
-// allocation returns whose the request's token is.
-func (s *Server) allocation(r *http.Request) (api.Allocation, error) {
+// allocation returns whose the request's token is. Who has none keeps no connection: a function's process reaches the socket too.
+func (s *Server) allocation(w http.ResponseWriter, r *http.Request) (_ api.Allocation, err error) {
+	defer func() {
+		if api.CodeOf(err) == api.Unauthorized {
+			w.Header().Set("Connection", "close")
+		}
+	}()
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
 		return api.Allocation{}, api.Errorf(api.Unauthorized, "the token of an allocation is missing")
@@ -28,7 +33,7 @@ func (s *Server) allocation(r *http.Request) (api.Allocation, error) {
 }
 
 func (s *Server) runnerNext(w http.ResponseWriter, r *http.Request) error {
-	allocation, err := s.allocation(r)
+	allocation, err := s.allocation(w, r)
 	if err != nil {
 		return err
 	}
@@ -70,7 +75,7 @@ func (s *Server) runnerNext(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) runnerBegin(w http.ResponseWriter, r *http.Request) error {
-	allocation, err := s.allocation(r)
+	allocation, err := s.allocation(w, r)
 	if err != nil {
 		return err
 	}
@@ -89,7 +94,7 @@ func (s *Server) runnerBegin(w http.ResponseWriter, r *http.Request) error {
 const reportTime = time.Minute
 
 func (s *Server) runnerResult(w http.ResponseWriter, r *http.Request) error {
-	allocation, err := s.allocation(r)
+	allocation, err := s.allocation(w, r)
 	if err != nil {
 		return err
 	}

@@ -50,6 +50,7 @@ func TestRunnerToken(t *testing.T) {
 				return
 			}
 			require.Equal(t, c.status, resp.StatusCode)
+			require.Equal(t, c.status == 401, resp.Close, "who has no token keeps no connection")
 			require.Nil(t, b.result)
 		})
 	}

@@ -346,7 +346,7 @@ func (a *agent) listen(runner *preparedRunner) error {
 		if err != nil {
 			return err
 		}
-		a.runners = a.serve(bounded{socket, s.writeTime}, handlers.RunnerHandler(), nil)
+		a.runners = a.serve(bounded{limit(socket, s.Limits.Connections), s.writeTime}, handlers.RunnerHandler(), nil)
 	}
 	return nil
 }
