@@ -13,8 +13,8 @@ import (
 )
 
 // A stream whose file could not be written refuses all that comes, also when there is room again, until JetStream is started anew; and what it refuses
-// may be the result of a call that was accepted. So new calls are refused while the disk still has room for the results of those that are there. If
-// others fill it up all the same, JetStream is started again as soon as they have left room.
+// may be the result of a call that was accepted. So new calls are refused while the disk still has room for the results of those that are there, and what is
+// queued waits while it has half of that: results may be larger than payloads. If others fill it up all the same, JetStream is started again as soon as they have left room.
 
 // maxStore is what JetStream may take, in bytes: all. Its own bound, three quarters of what is free when it starts, would refuse results as it does calls.
 const maxStore = 1 << 60
@@ -31,16 +31,28 @@ type disk struct {
 // Room tells whether the disk has room for another call. The error is of code Unavailable. What a NATS cluster has is its own matter.
 func (s *Store) Room() error { return s.disk.room() }
 
+// ResultRoom tells whether the disk has room for what calls that are started now will leave: half of what new calls leave free. The error is of
+// code Unavailable.
+func (s *Store) ResultRoom() error {
+	return s.disk.free(s.disk.reserve/2, "the disk of the server is full")
+}
+
 func (d *disk) room() error {
-	if d.reserve == 0 {
+	return d.free(d.reserve, "the disk of the server is full, try again later")
+}
+
+// free tells whether so many bytes are free, and more than the calls that are coming take. With 0 nobody looks. The
+// error says full.
+func (d *disk) free(bytes int64, full string) error {
+	if bytes == 0 {
 		return nil
 	}
 	free, err := d.available(d.dir)
 	if err != nil {
 		return unavailable(err)
 	}
-	if free-d.coming.Load() < d.reserve {
-		return api.Errorf(api.Unavailable, "the disk of the server is full, try again later")
+	if free-d.coming.Load() < bytes {
+		return &api.Error{Code: api.Unavailable, Message: full}
 	}
 	return nil
 }

@@ -25,12 +25,18 @@ func TestCallsLeaveRoomOnTheDisk(t *testing.T) {
 	second()
 	free = 899
 	requireCode(t, api.Unavailable, d.room())
+	s := &Store{}
+	s.disk.reserve, s.disk.available = d.reserve, d.available
+	requireCode(t, api.Unavailable, s.Room())
+	require.NoError(t, s.ResultRoom())
+	free = 449
+	requireCode(t, api.Unavailable, s.ResultRoom())
 	failure = errors.New("no such disk")
 	requireCode(t, api.Unavailable, d.room())
 	d.reserve = 0
 	require.NoError(t, d.room(), "nobody asks")
 
-	s := openStore(t, Config{DiskFree: 1 << 60})
+	s = openStore(t, Config{DiskFree: 1 << 60})
 	err = s.Enqueue(t.Context(), newCall("f", 1))
 	requireCode(t, api.Unavailable, err)
 	require.Equal(t, "the disk of the server is full, try again later", api.MessageOf(err))

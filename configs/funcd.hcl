@@ -38,8 +38,9 @@ limits {
   queued_calls = 100000
   queued_bytes = 4294967296
 
-  # Bytes of the disk of data_dir that new calls leave free, for the results and logs of those that are there: with less they are refused with 503. Streams
-  # on a NATS cluster have the bounds of its servers. 0 for no such bound.
+  # Bytes of the disk of data_dir that new calls leave free, for the results and logs of those that are there: with less they are refused with 503, and
+  # with half of it those that are queued are not started, as their results may be larger than they are. 0 for no such bound. Where calls are kept on a
+  # NATS cluster, its servers' own bounds count.
   disk_free = 268435456
 
   # Containers that are started for one call, one after another with a growing pause of at most 16 s, until one takes it: what keeps a

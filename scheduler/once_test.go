@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -195,5 +196,30 @@ func TestNothingIsQueuedWithoutRoom(t *testing.T) {
 		_, again, err = k.once("new", "x")
 		require.NoError(t, err)
 		require.False(t, again)
+	})
+}
+
+func TestNothingIsStartedWithoutRoom(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		var room atomic.Bool
+		k.s.cfg.ResultRoom = func() error {
+			if room.Load() {
+				return nil
+			}
+			return api.Errorf(api.Unavailable, "full")
+		}
+		call, cancelled := k.submit(), k.submit()
+		time.Sleep(time.Minute)
+		require.Empty(t, k.dispatched())
+		rec, _, err := k.store.Record(t.Context(), k.d.ID, call)
+		require.NoError(t, err)
+		require.Equal(t, "PENDING it is not started: full", string(rec.State)+" "+rec.Message)
+		require.NoError(t, k.cancel(cancelled))
+		k.requireCancelled(cancelled)
+		require.Empty(t, k.dispatched())
+		room.Store(true)
+		time.Sleep(roomPause)
+		synctest.Wait()
+		require.Equal(t, []string{call}, k.dispatched())
 	})
 }

@@ -13,12 +13,37 @@ func (r *run) place(ctx context.Context, started bool) error {
 		return err
 	}
 	if !started {
+		if err := r.awaitRoom(ctx); err != nil {
+			return err
+		}
 		if ok, err := r.findSlot(ctx); ok || err != nil {
 			return err
 		}
 	}
 	r.used("")
 	return r.dispatch(ctx)
+}
+
+// roomPause is how often a call looks whether there is room for its result.
+const roomPause = time.Second
+
+// awaitRoom waits until the call's result could be stored. Meanwhile the call stays pending and says why.
+func (r *run) awaitRoom(ctx context.Context) error {
+	for r.s.cfg.ResultRoom != nil {
+		full := r.s.cfg.ResultRoom()
+		if full == nil {
+			return nil
+		}
+		if err := r.pendingBecause(ctx, "it is not started: "+api.MessageOf(full)); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(roomPause):
+		}
+	}
+	return nil
 }
 
 // reuseTime is how long a call waits for a container that serves another call now, where the function lets containers be reused: a new one

@@ -138,7 +138,7 @@ type Functions interface {
 	All() []api.Definition
 }
 
-// Config is what a Scheduler works with. All of it is required but Room.
+// Config is what a Scheduler works with. All of it is required but Room and ResultRoom.
 type Config struct {
 	Queue     Queue
 	Records   Records
@@ -153,8 +153,10 @@ type Config struct {
 
 	// Quotas returns those of the accounts that have one of their own, from memory; nil if none has. known is false while that is not known yet.
 	Quotas func() (byAccount map[string]int, known bool)
-	// Room tells whether another call may be queued, with an error of code Unavailable if not; nil if one always may.
+	// Room tells whether another call may be queued, and ResultRoom whether one may be started, with an error of code Unavailable if not; nil if one
+	// always may.
 	Room           func() error
+	ResultRoom     func() error
 	Quota          int           // calls of one account that are being executed at once, for all others
 	Lease          time.Duration // how long the queue leaves a call with a server that does not extend it
 	MaxKillTimeout time.Duration // between a function's StopSignal and SIGKILL, at most

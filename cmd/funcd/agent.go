@@ -236,6 +236,7 @@ func (a *agent) Start(ctx context.Context) error {
 		Functions:      a.functions,
 		Services:       a.consul,
 		Room:           a.store.Room,
+		ResultRoom:     a.store.ResultRoom,
 		Quotas:         a.keys.Quotas,
 		Quota:          s.Quota,
 		Lease:          s.lease,
