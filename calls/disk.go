@@ -3,6 +3,7 @@ package calls
 import (
 	"context"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -93,20 +94,30 @@ func (s *Store) watchDisk(ctx context.Context) {
 		if !s.disk.troubled.Swap(false) {
 			continue
 		}
-		health := s.server.Healthz(nil)
-		if health.Error == "" {
+		failed := writeError(s.server.Healthz(&server.HealthzOptions{Details: true}))
+		if failed == "" {
 			continue
 		}
 		if err := s.disk.room(); err != nil {
 			s.disk.troubled.Store(true)
 			continue
 		}
-		s.log.Warn("the store of calls is opened again, as it could not be written", "error", health.Error)
+		s.log.Warn("the store of calls is opened again, as it could not be written", "error", failed)
 		if err := s.reopen(); err != nil {
 			s.disk.troubled.Store(true)
 			s.log.Error("the store of calls is not open", "error", err)
 		}
 	}
+}
+
+// writeError returns why a stream could not be written, and nothing if each can be. A stream that is being made or removed is unhealthy in another way.
+func writeError(health *server.HealthStatus) string {
+	for _, e := range health.Errors {
+		if strings.Contains(e.Error, "write error") {
+			return e.Error
+		}
+	}
+	return ""
 }
 
 // reopen starts JetStream again within the embedded server. Whoever asks it for something meanwhile hears that it does not answer.

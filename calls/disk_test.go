@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/stretchr/testify/require"
 
 	"github.com/funcd/funcd/api"
@@ -44,4 +45,12 @@ func TestCallsLeaveRoomOnTheDisk(t *testing.T) {
 	requireCode(t, api.NotFound, err)
 	_, err = s.SaveRecord(t.Context(), newRecord(1, api.Finished), 0)
 	require.NoError(t, err, "what is known of calls is stored all the same")
+}
+
+func TestOnlyAWriteErrorOpensTheStoreAgain(t *testing.T) {
+	t.Parallel()
+	health := &server.HealthStatus{Errors: []server.HealthzError{{Error: "JetStream stream 'a > b' could not be recovered"}}}
+	require.Empty(t, writeError(health), "it is being made")
+	health.Errors = append(health.Errors, server.HealthzError{Error: "JetStream stream 'a > c' write error: no space left on device"})
+	require.Contains(t, writeError(health), "'a > c'")
 }
