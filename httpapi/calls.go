@@ -132,7 +132,7 @@ func (s *Server) cancelCall(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// answer answers with the call's state or its output. An ended call is removed when its answer was written to the connection as a whole.
+// answer answers with the call's state or its output. An ended call is removed when its answer has arrived as a whole.
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, d *api.Definition, call string, wait bool) error {
 	rec, output, err := s.cfg.Calls.Output(r.Context(), d, call, wait)
 	if err != nil && !rec.State.Ended() {
@@ -164,7 +164,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, d *api.Definitio
 	if written == nil {
 		written = http.NewResponseController(w).Flush()
 	}
-	if written != nil {
+	if written != nil || !arrived(r) {
 		return nil // nobody to answer any more; the call stays to be fetched
 	}
 	// Whoever asked has the answer and may have hung up.

@@ -44,6 +44,9 @@ type limitedConn struct {
 	once sync.Once
 }
 
+// NetConn is the connection below, as with a tls.Conn.
+func (c *limitedConn) NetConn() net.Conn { return c.Conn }
+
 // Close makes room for another connection.
 func (c *limitedConn) Close() error {
 	err := c.Conn.Close()

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/funcd/funcd/consul"
+	"github.com/funcd/funcd/httpapi"
 )
 
 // The bounds of a server's connections. There is none for writing an answer, as a call may be waited for all day: bounded does that.
@@ -50,12 +51,13 @@ func (b bounded) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &boundedConn{Conn: conn, time: b.time}, nil
+	return &boundedConn{Conn: conn, time: b.time, heard: make(chan struct{}, 1)}, nil
 }
 
 type boundedConn struct {
 	net.Conn
-	time time.Duration
+	time  time.Duration
+	heard chan struct{}
 
 	mu  sync.Mutex
 	set bool // somebody else has set a deadline for writing, which counts then
@@ -63,6 +65,19 @@ type boundedConn struct {
 
 // NetConn is the connection below, as with a tls.Conn.
 func (c *boundedConn) NetConn() net.Conn { return c.Conn }
+
+// Read reads from the connection, and tells so to who asks Heard.
+func (c *boundedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	select {
+	case c.heard <- struct{}{}:
+	default:
+	}
+	return n, err
+}
+
+// Heard has a value once something was read, or reading has ended.
+func (c *boundedConn) Heard() <-chan struct{} { return c.heard }
 
 // Write writes all of p, or as much as the other side takes in its time.
 func (c *boundedConn) Write(p []byte) (n int, err error) {
@@ -119,6 +134,7 @@ func (a *agent) serve(listener net.Listener, handler http.Handler, secure *tls.C
 			MaxHeaderBytes:    maxHeaders,
 			TLSConfig:         secure,
 			Protocols:         new(http.Protocols),
+			ConnContext:       httpapi.ConnContext,
 			BaseContext:       func(net.Listener) context.Context { return requests },
 			ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
 		},

@@ -345,3 +345,31 @@ func TestRunnerTrustsWhatItIsTold(t *testing.T) {
 	_, err = prepare(f.cert + ".none")
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
+
+// TestWhatComesIsHeard: who waits for an answer to arrive is told that the client has said something, or has gone.
+func TestWhatComesIsHeard(t *testing.T) {
+	t.Parallel()
+	listener, err := listenTCP("127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	client, err := net.Dial("tcp", listener.Addr().String())
+	require.NoError(t, err)
+	defer client.Close()
+	conn, err := bounded{listener, time.Minute}.Accept()
+	require.NoError(t, err)
+	defer conn.Close()
+	heard := conn.(interface{ Heard() <-chan struct{} }).Heard()
+	require.Empty(t, heard)
+	for range 2 { // also if nobody asks
+		_, err = io.WriteString(client, "x")
+		require.NoError(t, err)
+		_, err = io.ReadFull(conn, make([]byte, 1))
+		require.NoError(t, err)
+	}
+	<-heard
+	require.Empty(t, heard)
+	require.NoError(t, client.Close())
+	_, err = conn.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+	<-heard
+}
