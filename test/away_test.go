@@ -80,12 +80,34 @@ func TestManagementWithoutNomadOrConsul(t *testing.T) {
 	process := own.child(t, "nomad")
 	// What it runs for containers would be left behind by its kill.
 	eventually(t, "Nomad runs nothing", func() bool { return len(childrenOf(process.Pid)) == 0 })
+	var before []allocation
+	own.nomadGet(t, "/v1/allocations", &before)
+	t.Cleanup(func() { removeAllocations(t, before) })
 	require.NoError(t, process.Signal(syscall.SIGKILL))
 	call := f.call(t, "")
 	out := f.wait(t, call)
 	require.Equal(t, "HelloWorld\n", out.body, "%d", out.status)
 	backAgain()
 	require.NotEqual(t, process.Pid, own.child(t, "nomad").Pid)
+}
+
+// removeAllocations removes the directory of a dev agent that was killed and did not do so itself. Nomad makes a new one at each start.
+func removeAllocations(t *testing.T, allocations []allocation) {
+	t.Helper()
+	directory := ""
+	unmount(t, func(at string) bool {
+		for _, a := range allocations {
+			if above, _, ok := strings.Cut(at, "/"+a.ID+"/"); ok {
+				directory = above
+				return true
+			}
+		}
+		return false
+	})
+	if directory != "" {
+		require.Contains(t, directory, "/NomadClient")
+		require.NoError(t, os.RemoveAll(directory))
+	}
 }
 
 // TestStartWithoutConsul starts a server that can know no function yet.

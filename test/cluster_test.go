@@ -115,15 +115,7 @@ func startNodeIn(t *testing.T, pool, name string, more ...string) (kill func()) 
 		if t.Failed() {
 			t.Log(readFile(t, output.Name()))
 		}
-		// A node that was not stopped leaves its tasks' secrets mounted.
-		mounts := readFile(t, "/proc/self/mounts")
-		for line := range strings.Lines(mounts) {
-			if at := strings.Fields(line)[1]; strings.HasPrefix(at, dir+"/") {
-				if err := syscall.Unmount(at, syscall.MNT_DETACH); err != nil {
-					t.Errorf("unmounting %s: %v", at, err)
-				}
-			}
-		}
+		unmount(t, func(at string) bool { return strings.HasPrefix(at, dir+"/") })
 	})
 	eventually(t, "the second node", func() bool {
 		var nodes []struct {
@@ -248,4 +240,16 @@ func newCredential(t *testing.T, o options, config, account string, more ...stri
 	match := regexp.MustCompile(`Access key: (\S+)\nSecret key: (\S+)\n`).FindStringSubmatch(string(output))
 	require.Len(t, match, 3, "%s", output)
 	return match[1], match[2]
+}
+
+// unmount unmounts what is mounted there: a node that was not stopped leaves its tasks' secrets mounted.
+func unmount(t *testing.T, there func(at string) bool) {
+	t.Helper()
+	for line := range strings.Lines(readFile(t, "/proc/self/mounts")) {
+		if at := strings.Fields(line)[1]; there(at) {
+			if err := syscall.Unmount(at, syscall.MNT_DETACH); err != nil {
+				t.Errorf("unmounting %s: %v", at, err)
+			}
+		}
+	}
 }
