@@ -29,7 +29,7 @@ func TestNothingIsLost(t *testing.T) {
 	}
 	for name, c := range map[string]struct{ servers, kinds int }{"one server": {1, 13}, "two servers on a NATS cluster": {2, 15}} {
 		t.Run(name, func(t *testing.T) {
-			cfg := config{seed: uint64(time.Now().UnixNano()), faults: 1, servers: c.servers, gap: 2 * time.Second, programs: programs, out: t.Output()}
+			cfg := config{seed: uint64(time.Now().UnixNano()), faults: 1, servers: c.servers, gap: time.Second, programs: programs, out: t.Output()}
 			v, err := run(t.Context(), cfg)
 			if v != nil {
 				v.print(t.Output())
