@@ -28,12 +28,13 @@ const orphanAge = time.Minute
 // removeOrphans removes the orphans among some records. young tells that some can't be told yet.
 func (s *Store) removeOrphans(ctx context.Context, records []orphan) (young bool, err error) {
 	for _, o := range records {
+		if s.server != nil && o.written.After(s.opened) {
+			continue
+		}
 		switch queued, err := s.queuedAnywhere(ctx, o.rec.Account, o.rec.Function, o.rec.CallID); {
 		case err != nil:
 			return young, err
 		case queued:
-			continue
-		case s.server != nil && o.written.After(s.opened):
 			continue
 		case s.server == nil && time.Since(o.written) < orphanAge:
 			young = true
@@ -58,9 +59,12 @@ func (s *Store) removeOrphans(ctx context.Context, records []orphan) (young bool
 
 // queuedAnywhere tells whether a call is in the queue, or set aside. It may move from one to the other meanwhile.
 func (s *Store) queuedAnywhere(ctx context.Context, account, function, call string) (bool, error) {
-	q, err := s.queue(ctx, account)
+	q, err := s.js.Stream(ctx, queueStream(account))
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return false, nil
+	}
 	if err != nil {
-		return false, err
+		return false, unavailable(err)
 	}
 	inQueue := queueSubject(account, function, call)
 	for _, subject := range []string{inQueue, laterSubject(account, function, call), inQueue} {
