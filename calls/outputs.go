@@ -22,6 +22,7 @@ func (s *Store) outputs(ctx context.Context, function string) (*anchored, error)
 			Description:       "funcd: outputs of finished calls",
 			Subjects:          []string{outSubject(function, "*")},
 			MaxBytes:          s.cfg.OutputBytes,
+			MaxAge:            s.cfg.OutputTime,
 			MaxMsgsPerSubject: 1,
 			AllowDirect:       s.direct(),
 		}

@@ -46,6 +46,12 @@ type Config struct {
 	// OutputBytes and LogBytes are what is kept for each function, the oldest dropped first. Default 50 MiB each.
 	OutputBytes int64
 	LogBytes    int64
+	// OutputTime is how long an output is kept that nobody fetches. Default 72 h.
+	OutputTime time.Duration
+	// UnfetchedTime is how long it is known of a call how it has ended, if nobody fetches its answer, and UnfetchedCalls of how many such calls of each
+	// function. RemoveUnfetched removes the others. Defaults 168 h and 100,000.
+	UnfetchedTime  time.Duration
+	UnfetchedCalls int
 	// KeptCalls is how many calls of each function are kept after they were fetched, of those that ask for it. Default 10,000.
 	KeptCalls int
 	// Keys is how many idempotency keys an account may have, and KeyTime how long each is kept. Defaults 1,000,000 and 24 h.
@@ -72,6 +78,7 @@ const (
 	DefaultQueueBytes  = 4 << 30
 	DefaultOutputBytes = 50 << 20
 	DefaultLogBytes    = 50 << 20
+	DefaultOutputTime  = 72 * time.Hour
 	DefaultKeptCalls   = 10_000
 	DefaultKeys        = 1_000_000
 	DefaultKeyTime     = 24 * time.Hour
@@ -83,8 +90,10 @@ const (
 	// DefaultDiskFree is no default of Config, but what funcd sets.
 	DefaultDiskFree = 256 << 20
 
-	DefaultCallbackCalls = 10_000
-	DefaultCallbackBytes = 1 << 30
+	DefaultCallbackCalls  = 10_000
+	DefaultCallbackBytes  = 1 << 30
+	DefaultUnfetchedTime  = 168 * time.Hour
+	DefaultUnfetchedCalls = 100_000
 )
 
 // maxMessage is the largest message: a payload or an output of 1 MiB and its description with a margin.
@@ -135,6 +144,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	setDefault(&cfg.QueueBytes, DefaultQueueBytes)
 	setDefault(&cfg.OutputBytes, DefaultOutputBytes)
 	setDefault(&cfg.LogBytes, DefaultLogBytes)
+	setDefault(&cfg.OutputTime, DefaultOutputTime)
+	setDefault(&cfg.UnfetchedTime, DefaultUnfetchedTime)
+	setDefault(&cfg.UnfetchedCalls, DefaultUnfetchedCalls)
 	setDefault(&cfg.KeptCalls, DefaultKeptCalls)
 	setDefault(&cfg.Keys, DefaultKeys)
 	setDefault(&cfg.KeyTime, DefaultKeyTime)

@@ -51,6 +51,12 @@ limits {
   stored_outputs = 52428800
   stored_logs    = 52428800
 
+  # Of calls whose answer nobody fetches: an output is kept for so long, and /output answers 410 from then on; how the call has ended is known for so long, and
+  # of so many calls of each function, the oldest of which go first, and /output answers 404 from then on.
+  output_time     = "72h"
+  unfetched_time  = "168h"
+  unfetched_calls = 100000
+
   # What a function's label funcd.keep may say at most, and how many of its fetched calls are kept. The oldest make room.
   kept_time  = "720h"
   kept_calls = 10000

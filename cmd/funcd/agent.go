@@ -212,6 +212,10 @@ func (a *agent) Start(ctx context.Context) error {
 		DeadBytes:   int64(s.Dead.Bytes),
 		DeadTime:    s.deadLetterTime,
 
+		OutputTime:     s.outputTime,
+		UnfetchedTime:  s.unfetchedTime,
+		UnfetchedCalls: s.Limits.UnfetchedCalls,
+
 		CallbackCalls: int64(s.Callbacks.Calls),
 		CallbackBytes: int64(s.Callbacks.Bytes),
 

@@ -78,6 +78,10 @@ type limitsConfig struct {
 	OrphanTime    string `hcl:"orphan_time,optional"`
 	RetryPause    string `hcl:"retry_pause,optional"`
 	RetryPauseMax string `hcl:"retry_pause_max,optional"`
+
+	OutputTime     string `hcl:"output_time,optional"`
+	UnfetchedTime  string `hcl:"unfetched_time,optional"`
+	UnfetchedCalls int    `hcl:"unfetched_calls,optional"`
 }
 
 type runnerConfig struct {
@@ -178,6 +182,11 @@ func defaultConfig() config {
 			StoredOutputs: calls.DefaultOutputBytes,
 			StoredLogs:    calls.DefaultLogBytes,
 			KeptCalls:     calls.DefaultKeptCalls,
+
+			OutputTime:     "72h",
+			UnfetchedTime:  "168h",
+			UnfetchedCalls: calls.DefaultUnfetchedCalls,
+
 			KeptTime:      "720h",
 			BodyTime:      "1m",
 			WriteTime:     "1m",
@@ -240,6 +249,8 @@ type settings struct {
 	level          slog.Level
 	bodyTime       time.Duration
 	writeTime      time.Duration
+	outputTime     time.Duration
+	unfetchedTime  time.Duration
 	lease          time.Duration
 	pullTime       time.Duration
 	maxKillTimeout time.Duration
@@ -287,6 +298,8 @@ func (c config) check() (*settings, error) {
 	}{
 		"limits.body_time":       {c.Limits.BodyTime, &s.bodyTime},
 		"limits.write_time":      {c.Limits.WriteTime, &s.writeTime},
+		"limits.output_time":     {c.Limits.OutputTime, &s.outputTime},
+		"limits.unfetched_time":  {c.Limits.UnfetchedTime, &s.unfetchedTime},
 		"limits.call_lease":      {c.Limits.CallLease, &s.lease},
 		"limits.pull_time":       {c.Limits.PullTime, &s.pullTime},
 		"limits.orphan_time":     {c.Limits.OrphanTime, &s.orphanTime},
@@ -322,6 +335,7 @@ func (c config) check() (*settings, error) {
 		"limits.payload": c.Limits.Payload, "limits.output": c.Limits.Output,
 		"limits.stored_outputs": c.Limits.StoredOutputs, "limits.stored_logs": c.Limits.StoredLogs,
 		"limits.kept_calls": c.Limits.KeptCalls, "limits.connections": c.Limits.Connections,
+		"limits.unfetched_calls": c.Limits.UnfetchedCalls,
 	}
 	for _, name := range slices.Sorted(maps.Keys(positive)) {
 		if positive[name] < 1 {

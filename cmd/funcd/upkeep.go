@@ -9,11 +9,12 @@ import (
 )
 
 const (
-	upkeepPeriod = 10 * time.Second
-	orphanPeriod = time.Minute // at most, and upkeepPeriod at least: with thousands of functions it takes a tenth of a second to list their jobs
-	quotaPeriod  = time.Second // between two looks at what is in memory
-	upkeepLock   = "upkeep"
-	learnPeriod  = time.Second // between two attempts to ask Consul which funcd cluster this is
+	upkeepPeriod    = 10 * time.Second
+	orphanPeriod    = time.Minute      // at most, and upkeepPeriod at least: with thousands of functions it takes a tenth of a second to list their jobs
+	quotaPeriod     = time.Second      // between two looks at what is in memory
+	unfetchedPeriod = 10 * time.Minute // at most: it reads all records
+	upkeepLock      = "upkeep"
+	learnPeriod     = time.Second // between two attempts to ask Consul which funcd cluster this is
 )
 
 // keepServing takes on accounts whose first call another server has accepted, and hears of nodes that are being drained.
@@ -71,6 +72,7 @@ func (a *agent) upkeep(ctx context.Context) error {
 		{"pulls that were left behind stay", a.forgetPulls, upkeepPeriod},
 		{"removed functions are not cleared", a.service.RemoveOrphans, orphans},
 		{"jobs in namespaces that their accounts had before stay", a.nomad.RemoveMisplaced, orphans},
+		{"calls that nobody has fetched stay", a.removeUnfetched, max(time.Second, min(unfetchedPeriod, a.settings.unfetchedTime/10))},
 		{"ended containers are not purged", a.scheduler.PurgeEnded, upkeepPeriod},
 	} {
 		parts.Go(func() {
@@ -82,6 +84,15 @@ func (a *agent) upkeep(ctx context.Context) error {
 		})
 	}
 	return nil
+}
+
+// removeUnfetched removes what is kept of calls for too long, or of too many.
+func (a *agent) removeUnfetched(ctx context.Context) error {
+	removed, err := a.store.RemoveUnfetched(ctx)
+	if removed > 0 {
+		a.log.Info("calls that nobody has fetched were removed", "calls", removed)
+	}
+	return err
 }
 
 // forgetPulls removes the pulls that a server has left behind: it would have ended them in time.
