@@ -52,3 +52,34 @@ func marshal(b *testing.B, v any) []byte {
 	require.NoError(b, err)
 	return data
 }
+
+// BenchmarkIsQueued looks for one of 10,000 calls in the queue, with a payload of 1 MiB and with none, as who waits for it does again and again.
+func BenchmarkIsQueued(b *testing.B) {
+	s, err := Open(b.Context(), Config{Dir: b.TempDir(), Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(b, err)
+	defer s.Close()
+	large, small := newCall("f", 1), newCall("f", 2)
+	large.Payload = make([]byte, api.MaxPayload)
+	for _, call := range []*api.Call{large, small} {
+		require.NoError(b, s.Enqueue(b.Context(), call))
+	}
+	for n := range 10_000 {
+		require.NoError(b, s.Enqueue(b.Context(), newCall("f", n+3)))
+	}
+	for name, call := range map[string]*api.Call{"1 MiB": large, "small": small} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if there, err := s.IsQueued(b.Context(), "acme", "f", call.ID); err != nil || !there {
+					b.Fatal(there, err)
+				}
+			}
+		})
+		b.Run(name+", reading it", func(b *testing.B) {
+			for b.Loop() {
+				if _, err := s.Queued(b.Context(), "acme", "f", call.ID); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -63,7 +63,7 @@ func (s *Store) EnqueueOnce(ctx context.Context, call *api.Call) error {
 	if err != nil || !duplicate {
 		return err
 	}
-	if _, err := s.Queued(ctx, call.Account, call.Function, call.ID); api.CodeOf(err) == api.NotFound {
+	if there, err := s.IsQueued(ctx, call.Account, call.Function, call.ID); err == nil && !there {
 		s.changed(change{Kind: callLeft, Function: call.Function, Call: call.ID}) // it has left already
 	}
 	return nil
@@ -124,6 +124,29 @@ func (s *Store) Queued(ctx context.Context, account, function, call string) (*ap
 		return nil, unavailable(err)
 	}
 	return decodeCall(msg.Header, msg.Data)
+}
+
+// IsQueued tells whether a call waits in the queue or is being executed. It does not read the payload. The error is of code Unavailable.
+func (s *Store) IsQueued(ctx context.Context, account, function, call string) (bool, error) {
+	if err := checkIDs(function, call); err != nil {
+		return false, err
+	}
+	q, err := s.queue(ctx, account)
+	if err != nil {
+		return false, err
+	}
+	subject := queueSubject(account, function, call)
+	var info *jetstream.StreamInfo
+	asked := make(chan struct{})
+	go func() { // reading the answer takes a deep stack, which each of the thousands who ask before they wait would keep
+		defer close(asked)
+		info, err = q.Info(ctx, jetstream.WithSubjectFilter(subject))
+	}()
+	<-asked
+	if err != nil {
+		return false, unavailable(err)
+	}
+	return info.State.Subjects[subject] > 0, nil
 }
 
 // Withdraw takes a call out of the queue. It is no error if it is not there. Its record must be on disk as ended before, for the server that has

@@ -119,6 +119,15 @@ func (f *fakeStore) Queued(_ context.Context, account, function, call string) (*
 	return nil, api.Errorf(api.NotFound, "no such call: %s", call)
 }
 
+func (f *fakeStore) IsQueued(_ context.Context, account, function, call string) (bool, error) {
+	if err := f.begin("IsQueued"); err != nil {
+		return false, err
+	}
+	defer f.mu.Unlock()
+	i := f.find(call)
+	return i >= 0 && f.queue[i].call.Account == account && f.queue[i].call.Function == function, nil
+}
+
 func (f *fakeStore) Accounts(context.Context) ([]string, error) {
 	if err := f.begin("Accounts"); err != nil {
 		return nil, err

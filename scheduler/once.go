@@ -71,13 +71,17 @@ func (s *Scheduler) SubmitOnce(ctx context.Context, d *api.Definition, once api.
 // exists tells whether something is known of a call, also after its answer was fetched.
 func (s *Scheduler) exists(ctx context.Context, d *api.Definition, call string) (bool, error) {
 	// It may leave the queue between the first two looks.
-	for _, look := range []func() error{
-		func() error { _, _, err := s.cfg.Records.Record(ctx, d.ID, call); return err },
-		func() error { _, err := s.cfg.Queue.Queued(ctx, d.Account, d.ID, call); return err },
-		func() error { _, _, err := s.cfg.Records.Record(ctx, d.ID, call); return err },
-	} {
-		if err := look(); api.CodeOf(err) != api.NotFound {
-			return err == nil, err
+	recorded := func() (bool, error) {
+		_, _, err := s.cfg.Records.Record(ctx, d.ID, call)
+		if api.CodeOf(err) == api.NotFound {
+			return false, nil
+		}
+		return err == nil, err
+	}
+	queued := func() (bool, error) { return s.cfg.Queue.IsQueued(ctx, d.Account, d.ID, call) }
+	for _, look := range []func() (bool, error){recorded, queued, recorded} {
+		if there, err := look(); there || err != nil {
+			return there, err
 		}
 	}
 	return false, nil

@@ -85,12 +85,12 @@ func (p *purger) pass(ctx context.Context) error {
 			}
 			if job.Call != "" {
 				// A call that waits for a container after this one failed to start has it as its own still.
-				_, err := p.s.cfg.Queue.Queued(ctx, job.Account, job.Function, job.Call)
-				if err == nil {
-					continue
-				}
-				if api.CodeOf(err) != api.NotFound {
+				queued, err := p.s.cfg.Queue.IsQueued(ctx, job.Account, job.Function, job.Call)
+				if err != nil {
 					return err
+				}
+				if queued {
+					continue
 				}
 			}
 			if err := p.s.cfg.Cluster.Purge(ctx, job.Job); err != nil {

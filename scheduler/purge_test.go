@@ -159,7 +159,7 @@ func TestPurgeEndsWhenSomethingDoesNotAnswer(t *testing.T) {
 	for name, spoil := range map[string]func(k *stack){
 		"the queue": func(k *stack) {
 			k.store.failing(func(operation string) error {
-				if operation == "Queued" {
+				if operation == "IsQueued" {
 					return away
 				}
 				return nil

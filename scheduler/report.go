@@ -51,8 +51,8 @@ func (s *Scheduler) over(ctx context.Context, allocation api.Allocation, functio
 	if api.CodeOf(err) != api.NotFound {
 		return false, err
 	}
-	_, err = s.cfg.Queue.Queued(ctx, allocation.Account, function, call)
-	return api.CodeOf(err) == api.NotFound, err
+	queued, err := s.cfg.Queue.IsQueued(ctx, allocation.Account, function, call)
+	return err == nil && !queued, err
 }
 
 // Report ends the call with the result that its container reports. The call has ended, and its output is stored, when it returns nil. The

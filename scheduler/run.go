@@ -152,8 +152,8 @@ func (r *run) execute(ctx context.Context) error {
 	rec, err := r.load(ctx)
 	if api.CodeOf(err) == api.NotFound && !r.delivery().Fresh() {
 		// It may have ended and been fetched in the moment of its delivery. It is then in the queue no more.
-		_, err = r.s.cfg.Queue.Queued(ctx, r.call.Account, r.call.Function, r.call.ID)
-		if api.CodeOf(err) == api.NotFound {
+		var queued bool
+		if queued, err = r.s.cfg.Queue.IsQueued(ctx, r.call.Account, r.call.Function, r.call.ID); err == nil && !queued {
 			return r.leave(ctx)
 		}
 		if err == nil && r.call.Held {

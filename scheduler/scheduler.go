@@ -36,6 +36,8 @@ type Queue interface {
 	EnqueueOnce(ctx context.Context, call *api.Call) error
 	// Queued returns a call that has not ended, or an error of code NotFound.
 	Queued(ctx context.Context, account, function, call string) (*api.Call, error)
+	// IsQueued tells whether a call has not ended, without reading it.
+	IsQueued(ctx context.Context, account, function, call string) (bool, error)
 	// CallsInFlight returns the ids of the function's calls that have not ended.
 	CallsInFlight(ctx context.Context, account, function string) ([]string, error)
 	// Withdraw takes a call out of the queue, if it is there.

@@ -185,15 +185,18 @@ func (s *Scheduler) lookup(ctx context.Context, d *api.Definition, call string) 
 	if waited != nil && waited.Function == d.ID {
 		return pendingRecord(waited), nil
 	}
-	queued, err := s.cfg.Queue.Queued(ctx, d.Account, d.ID, call)
-	if err == nil {
-		return pendingRecord(queued), nil
-	}
-	if api.CodeOf(err) != api.NotFound {
+	queued, err := s.cfg.Queue.IsQueued(ctx, d.Account, d.ID, call)
+	if err != nil {
 		return api.Record{}, err
+	}
+	if queued {
+		return api.Record{CallID: call, Function: d.ID, Name: d.Function.Name, Account: d.Account, State: api.Pending}, nil
 	}
 	// It may have left the queue between the two looks.
 	rec, _, err = s.cfg.Records.Record(ctx, d.ID, call)
+	if err == nil && !rec.Fetched.IsZero() {
+		return api.Record{}, fetched(&rec)
+	}
 	return rec, err
 }
 
