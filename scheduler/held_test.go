@@ -2,9 +2,11 @@ package scheduler
 
 import (
 	"context"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/stretchr/testify/require"
 
@@ -46,6 +48,28 @@ func TestWhatIsKnownOfASynchronousCallIsHeld(t *testing.T) {
 		release()
 		require.Empty(t, k.waiting())
 		require.Equal(t, []string{"CALL", "PENDING", "RUNNING", "FINISHED"}, k.events(call))
+	})
+}
+
+// disk is a queue that keeps no call in memory.
+type disk struct{ Queue }
+
+func (disk) Enqueue(context.Context, *api.Call) error { return nil }
+
+func TestThePayloadOfACallThatIsWaitedForIsNotInMemory(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		k.store.alone = true
+		k.s.cfg.Queue = disk{k.s.cfg.Queue}
+		payload := make([]byte, 1<<20)
+		held := weak.Make(&payload[0])
+		call, release, err := k.s.SubmitSync(t.Context(), k.d, nil, payload)
+		require.NoError(t, err)
+		runtime.GC()
+		require.Nil(t, held.Value())
+		rec, _, err := k.s.Output(t.Context(), k.d, call, false)
+		require.NoError(t, err)
+		require.Equal(t, api.Pending, rec.State)
+		release()
 	})
 }
 

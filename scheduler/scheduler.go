@@ -184,10 +184,10 @@ type Scheduler struct {
 	serving   sync.Mutex // held while an account's consumer is made, and before mu
 	mu        sync.Mutex
 	stopped   bool
-	consumers map[string]*consumer // by account
-	owned     map[string]*run      // by call
-	waited    map[string]*api.Call // those that are held, by id
-	unwatch   func()               // ends the watch for changes by others; guarded by serving
+	consumers map[string]*consumer  // by account
+	owned     map[string]*run       // by call
+	waited    map[string]api.Record // of calls that are held, by id
+	unwatch   func()                // ends the watch for changes by others; guarded by serving
 }
 
 // New returns a scheduler that executes no calls yet.
@@ -200,7 +200,7 @@ func New(cfg Config) *Scheduler {
 		cancel:    cancel,
 		consumers: map[string]*consumer{},
 		owned:     map[string]*run{},
-		waited:    map[string]*api.Call{},
+		waited:    map[string]api.Record{},
 	}
 }
 

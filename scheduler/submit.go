@@ -74,19 +74,20 @@ func (s *Scheduler) SubmitSync(ctx context.Context, d *api.Definition, env []str
 		return call.ID, func() {}, s.enqueue(ctx, call)
 	}
 	call.Held = true
+	waiting := call.ID // the payload is on disk while its caller waits, which may be all day: nothing below holds it
 	s.mu.Lock()
-	s.waited[call.ID] = call
+	s.waited[waiting] = pendingRecord(call)
 	s.mu.Unlock()
 	stored := func() {
 		if err := store(context.WithoutCancel(ctx)); err != nil {
-			s.log.Warn("what is known of a call is not stored", "call", call.ID, "error", err)
+			s.log.Warn("what is known of a call is not stored", "call", waiting, "error", err)
 		}
 	}
 	timer := time.AfterFunc(holdTime, stored)
 	release = func() {
 		timer.Stop()
 		s.mu.Lock()
-		delete(s.waited, call.ID)
+		delete(s.waited, waiting)
 		s.mu.Unlock()
 		stored()
 	}
@@ -94,7 +95,7 @@ func (s *Scheduler) SubmitSync(ctx context.Context, d *api.Definition, env []str
 		release()
 		return "", release, err
 	}
-	return call.ID, release, nil
+	return waiting, release, nil
 }
 
 // SlotCounts returns how many containers of the function wait for a call, and how many are to. The error is of code NotFound while no
@@ -180,10 +181,10 @@ func (s *Scheduler) lookup(ctx context.Context, d *api.Definition, call string) 
 		return rec, err
 	}
 	s.mu.Lock()
-	waited := s.waited[call]
+	waited, held := s.waited[call]
 	s.mu.Unlock()
-	if waited != nil && waited.Function == d.ID {
-		return pendingRecord(waited), nil
+	if held && waited.Function == d.ID {
+		return waited, nil
 	}
 	queued, err := s.cfg.Queue.IsQueued(ctx, d.Account, d.ID, call)
 	if err != nil {
