@@ -290,9 +290,9 @@ func TestWatchersHearInOrder(t *testing.T) {
 				require.Equal(t, slot, got)
 			}
 		}
+		waiting.Wait() // it may be claimed before it has said that it is ready; its runner confirms when it has heard of the claim
 		s.SlotUsed(api.Use{Account: "acme", Name: "hello", Function: "f", Job: slot.Job})
 		s.SlotPressure()
-		waiting.Wait()
 		want = append(want, "ready "+slot.Job, "used "+slot.Job, "pressure")
 	}
 	for _, word := range want {

@@ -404,9 +404,15 @@ func (s *Store) stream(ctx context.Context, name, anchor string, config func() j
 	if known != nil {
 		return known, nil
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, unavailable(err)
+	}
 	cfg := config()
 	cfg.Name = name
 	cfg.Replicas = s.cfg.Replicas
+	// A request that is given up is carried out all the same, and by an embedded server that stops meanwhile no more ended. Without ctx's end
+	// it has jetstream's own time.
+	ctx = context.WithoutCancel(ctx)
 	stream, err := s.js.CreateOrUpdateStream(ctx, cfg)
 	if err != nil {
 		return nil, unavailable(err)
