@@ -1,6 +1,8 @@
 package calls
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"testing"
 	"time"
@@ -13,9 +15,15 @@ import (
 // killed returns a copy of what a store has on disk now, as it is when funcd is killed.
 func killed(t *testing.T, dir string) string {
 	t.Helper()
-	copied := t.TempDir()
-	require.NoError(t, os.CopyFS(copied, os.DirFS(dir)))
-	return copied
+	for {
+		copied := t.TempDir()
+		err := os.CopyFS(copied, os.DirFS(dir))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a file was given its name meanwhile
+		}
+		require.NoError(t, err)
+		return copied
+	}
 }
 
 func TestFetchedCallIsNotThereAgainAfterAKill(t *testing.T) {
