@@ -39,7 +39,7 @@ func (a *app) callCommand() *cobra.Command {
 call's end, prints what the function wrote to stdout, byte for byte, and nothing else there.
 
 A call goes on when whoever waits for it is interrupted. With --idempotency-key a command that is repeated, as after a lost connection, makes no
-second call: for 24 hours the same key and payload give the same call.`,
+second call: for 24 hours the same key and payload give the same call.` + byAddress,
 		Example: `  funcd call helloworld
   convert photo.jpg - | funcd call --sync thumbnail > thumbnail.jpg`,
 		Args:              needs(cobra.ExactArgs(1), "one NAME"),
@@ -48,7 +48,7 @@ second call: for 24 hours the same key and payload give the same call.`,
 	cmd.Flags().StringVar(&key, "idempotency-key", "", "call at most once for all commands with this key")
 	cmd.Flags().BoolVar(&sync, "sync", false, "wait for the call's end and print what it returns")
 	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, args []string) error {
-		f, err := a.function(ctx, c, args[0])
+		f, err := a.callable(ctx, c, args[0])
 		if err != nil {
 			return err
 		}
@@ -67,7 +67,7 @@ second call: for 24 hours the same key and payload give the same call.`,
 		}
 		switch {
 		case err != nil:
-			return named(err, args[0])
+			return named(err, f.Name)
 		case sync:
 			return a.deliver(ctx, c, f, id, true)
 		case a.output.JSON():
@@ -119,18 +119,18 @@ func (a *app) getCommand() *cobra.Command {
 		Short: "Get what a call has returned",
 		Long: `get prints what a call has written to stdout, byte for byte, and nothing else there. A call that was got is removed: it can be got once.
 
-The exit status says how it ended; without --wait, 8 says that it has not.`,
+The exit status says how it ended; without --wait, 8 says that it has not.` + byAddress,
 		Example:           `  funcd get --wait 218b7b10-e7f1-4c48-ac3c-66792f8ffc06`,
 		Args:              needs(callIDs(cobra.ExactArgs(1)), "one CALL_ID, as funcd call prints it and funcd status --list NAME shows it"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait for the call's end")
 	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, args []string) error {
-		f, err := c.FunctionOfCall(ctx, args[0])
+		f, id, err := a.called(ctx, c, args[0])
 		if err != nil {
-			return noCall(err, args[0])
+			return err
 		}
-		return a.deliver(ctx, c, f, args[0], wait)
+		return a.deliver(ctx, c, f, id, wait)
 	})
 	return cmd
 }
@@ -139,8 +139,8 @@ The exit status says how it ended; without --wait, 8 says that it has not.`,
 func callIDs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		for _, arg := range args {
-			if !api.ValidUUID(arg) {
-				return usageErrorf("%q is not the id of a call", arg)
+			if _, id := splitCall(arg); !api.ValidUUID(id) {
+				return usageErrorf("%q is not the id of a call", id)
 			}
 		}
 		return check(cmd, args)
@@ -160,10 +160,10 @@ func (a *app) deliver(ctx context.Context, c *api.Client, f api.Function, id str
 	switch {
 	case ctx.Err() != nil:
 		return &Error{Status: ExitInterrupted, Err: err,
-			Message: fmt.Sprintf("interrupted; the call goes on: funcd get --wait %s waits for it, funcd cancel %[1]s ends it", id)}
+			Message: fmt.Sprintf("interrupted; the call goes on: funcd get --wait %s waits for it, funcd cancel %[1]s ends it", callName(f, id))}
 	case errors.Is(err, api.ErrNoAnswer):
 		return &Error{Status: ExitUnavailable, Err: err,
-			Message: fmt.Sprintf("%s; funcd get --wait %s gets the call when it is back", a.noAnswer(err), id)}
+			Message: fmt.Sprintf("%s; funcd get --wait %s gets the call when it is back", a.noAnswer(err), callName(f, id))}
 	case err != nil && state == "":
 		return noCall(err, id)
 	}
@@ -224,21 +224,22 @@ func (a *app) standing(ctx context.Context, c *api.Client, f api.Function, id st
 			return nil
 		})
 	}
-	return message + "; funcd get --wait " + id + " waits for its end"
+	return message + "; funcd get --wait " + callName(f, id) + " waits for its end"
 }
 
 func (a *app) cancelCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "cancel [flags] CALL_ID [CALL_ID...]",
 		Short:             "End calls that wait or are running",
+		Long:              "cancel ends calls: one that waits never starts, and one that runs gets its function's StopSignal, and then SIGKILL." + byAddress,
 		Args:              needs(callIDs(cobra.MinimumNArgs(1)), "a CALL_ID, as funcd call prints it and funcd status --list NAME shows it"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, args []string) error {
-		return a.eachDone(ctx, args, func(id string) error {
-			f, err := c.FunctionOfCall(ctx, id)
+		return a.eachDone(ctx, args, func(arg string) error {
+			f, id, err := a.called(ctx, c, arg)
 			if err != nil {
-				return noCall(err, id)
+				return err
 			}
 			return noCall(c.Cancel(ctx, f.Name, f.UUID, id), id)
 		})
@@ -252,7 +253,7 @@ func (a *app) statusCommand() *cobra.Command {
 		Use:   "status [flags] NAME",
 		Short: "Show how many calls of a function wait, run and have ended",
 		Long: `status counts a function's calls by their state, and with --list shows each. A call that was got counts no more,
-unless the function keeps it for a time (label funcd.keep).`,
+unless the function keeps it for a time (label funcd.keep).` + byAddress,
 		Example: `  funcd status helloworld
   funcd status --list helloworld`,
 		Args:              needs(cobra.ExactArgs(1), "one NAME"),
@@ -260,14 +261,14 @@ unless the function keeps it for a time (label funcd.keep).`,
 	}
 	cmd.Flags().BoolVarP(&list, "list", "l", false, "list the calls, the oldest first")
 	cmd.RunE = a.run(func(ctx context.Context, c *api.Client, args []string) error {
-		f, err := a.function(ctx, c, args[0])
+		f, err := a.callable(ctx, c, args[0])
 		if err != nil {
 			return err
 		}
 		status, err := c.Status(ctx, f.Name, f.UUID, list)
 		switch {
 		case err != nil:
-			return named(err, args[0])
+			return named(err, f.Name)
 		case a.output.JSON():
 			return WriteJSON(a.Out, status)
 		case list:

@@ -27,7 +27,7 @@ func (a *app) logsCommand() *cobra.Command {
 first 255 bytes of stdin, stdout and stderr.
 
 On a terminal the events are aligned, with the beginning of the call's id and local time. Elsewhere each is one line in the form of the original's
-client, with the whole id and UTC.`,
+client, with the whole id and UTC.` + byAddress,
 		Example: `  funcd logs -f --tail 10 helloworld
   funcd logs --callid 218b7b10-e7f1-4c48-ac3c-66792f8ffc06 helloworld`,
 		Args:              needs(cobra.ExactArgs(1), "one NAME"),
@@ -49,12 +49,12 @@ client, with the whole id and UTC.`,
 		if q.Call != "" && !api.ValidUUID(q.Call) {
 			return usageErrorf("--callid: %q is not the id of a call", q.Call)
 		}
-		f, err := a.function(ctx, c, args[0])
+		f, err := a.callable(ctx, c, args[0])
 		if err != nil {
 			return err
 		}
 		if err := c.Logs(ctx, f.Name, f.UUID, q, a.eventPrinter(whole)); err != nil {
-			return named(err, args[0])
+			return named(err, f.Name)
 		}
 		if q.Follow {
 			return &Error{Status: ExitUnavailable, Message: fmt.Sprintf("funcd at %s has ended the stream of events", a.settings.Addr)}

@@ -107,6 +107,11 @@ func TestCredentials(t *testing.T) {
 	// The command line signs its calls too.
 	c := own.cli(t, "FUNCD_ACCESS_KEY="+owner.AccessKey, "FUNCD_SECRET_KEY="+owner.SecretKey)
 	require.Contains(t, c.prints(t, "", "status", f.Name), "3")
+	// With a key that may only call it takes functions and calls by their address.
+	only := own.cli(t, "FUNCD_ACCESS_KEY="+caller.AccessKey, "FUNCD_SECRET_KEY="+caller.SecretKey)
+	require.Equal(t, 6, only.run(t, "", "status", f.Name).status, "it may not ask for the function")
+	require.Contains(t, only.prints(t, "", "status", f.Name+"/"+f.UUID), "3")
+	require.Equal(t, 8, only.run(t, "", "get", f.Name+"/"+f.UUID+"/"+calls[0]).status)
 	for _, call := range calls {
 		require.NoError(t, client(caller).Cancel(t.Context(), f.Name, f.UUID, call))
 		_, _, err := client(caller).Output(t.Context(), f.Name, f.UUID, call, true)
