@@ -173,3 +173,34 @@ func (s *stack) streamsOf(t *testing.T, id string) []string {
 	require.NoError(t, err)
 	return found
 }
+
+// TestCallsThatNobodyFetchesAreRemoved first lose their outputs, and then all that is known of them.
+func TestCallsThatNobodyFetchesAreRemoved(t *testing.T) {
+	t.Parallel()
+	o := beside("unfetched")
+	o.config += "limits {\n  output_time    = \"2s\"\n  unfetched_time = \"40s\"\n}\n"
+	own := startOwn(t, "unfetched", o)
+	f := own.create(t, program("funcd/hello"))
+	var calls []string
+	for range 5 {
+		calls = append(calls, f.call(t, ""))
+	}
+	finished := func() int {
+		status, err := own.Status(t.Context(), f.Name, f.UUID, false)
+		require.NoError(t, err)
+		return status.Finished
+	}
+	eventually(t, "the end of all calls", func() bool { return finished() == len(calls) })
+	eventually(t, "the end of an output", func() bool {
+		time.Sleep(time.Second)
+		require.Greater(t, len(calls), 1, "each has still had its output")
+		a := f.output(t, calls[0]) // whatever it is, the call is fetched
+		calls = calls[1:]
+		return a.status == http.StatusGone
+	})
+	eventually(t, "the end of what nobody has fetched", func() bool { return finished() == 0 })
+	for _, call := range calls {
+		require.Equal(t, http.StatusNotFound, f.output(t, call).status)
+	}
+	require.Contains(t, readFile(t, own.logFile), "calls that nobody has fetched were removed")
+}
