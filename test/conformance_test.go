@@ -155,10 +155,12 @@ func TestConformance(t *testing.T) {
 		f.Config.Labels = map[string]string{"funcd.reuse": "true"}
 		return owner.create(t, f)
 	}
+	long := cold(program("funcd/sleep", "7200")) // on a slow machine all this takes longer than the default Timeout
+	long.Timeout = 7200
 	late := program("funcd/sleep", "60")
 	late.Timeout = 1
 	cat, fails, slow := reused(program("funcd-test/probe", "cat")), reused(program("funcd/fail", "3")), owner.create(t, cold(late))
-	big, runs := reused(program("funcd-test/probe", "big", strconv.Itoa(maxOutput+1))), owner.create(t, cold(program("funcd/sleep", "600")))
+	big, runs := reused(program("funcd-test/probe", "big", strconv.Itoa(maxOutput+1))), owner.create(t, long)
 	running := runs.call(t, "")
 	runs.eventsOf(t, running, api.Running)
 	dies := program("funcd/fail", "3")

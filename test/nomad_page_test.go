@@ -215,8 +215,9 @@ func TestNomadShowsEachCall(t *testing.T) {
 				}
 			}
 			require.Equal(t, []string{c.ended}, ends)
-			require.Equal(t, c.stdout, dev.nomadLog(t, allocation, "stdout"))
-			require.Equal(t, c.stderr, dev.nomadLog(t, allocation, "stderr"))
+			eventually(t, "the end of its logs", func() bool { // Nomad reads them from Docker
+				return dev.nomadLog(t, allocation, "stdout") == c.stdout && dev.nomadLog(t, allocation, "stderr") == c.stderr
+			})
 		})
 	}
 }

@@ -32,7 +32,7 @@ import (
 const (
 	startTime = 90 * time.Second // until a stack is ready
 	stopTime  = 90 * time.Second // until it has ended, with its Nomad and its containers
-	patience  = 60 * time.Second // for anything else
+	patience  = 3 * time.Minute  // for anything else
 	pollPause = 50 * time.Millisecond
 )
 
