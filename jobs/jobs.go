@@ -223,6 +223,7 @@ func Render(d *api.Definition, o Options) (*nomad.Job, error) {
 		return nil, err
 	}
 	link(d, task)
+	hideLogs(d, task)
 	if err := mount(d, group, task); err != nil {
 		return nil, err
 	}

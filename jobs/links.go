@@ -21,5 +21,5 @@ func link(d *api.Definition, task *nomad.Task) {
 		Perms:        new("0666"),
 		ChangeMode:   new("noop"),
 	})
-	task.Config["mount"] = []map[string]any{{"type": "bind", "source": hostsFile, "target": "/etc/hosts"}}
+	addMount(task, map[string]any{"type": "bind", "source": hostsFile, "target": "/etc/hosts"})
 }

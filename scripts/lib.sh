@@ -115,3 +115,19 @@ end_dockerd() {
 	say "stopping Docker's daemon"
 	end "$data/dockerd.pid" "$program" 60
 }
+
+# kill_dockerd ends a Docker daemon that can't end by itself, if scripts/setup has started it by hand. It fails if there is none.
+kill_dockerd() {
+	local program pid containerd=/var/run/docker/containerd/containerd.pid
+	program=$(command -v dockerd) && program=$(readlink -f "$program") && is_running "$data/dockerd.pid" "$program" || return 1
+	pid=$(cat "$containerd" 2>/dev/null) || pid=
+	kill -KILL "$(cat "$data/dockerd.pid")"
+	# Its containerd ends with it. A new daemon that found it still there would wait for it.
+	for _ in $(seq 100); do
+		if [ -z "$pid" ] || ! kill -0 "$pid" 2>/dev/null; then
+			break
+		fi
+		sleep 0.1
+	done
+	rm -f "$data/dockerd.pid" /var/run/docker.pid "$containerd"
+}

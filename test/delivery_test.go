@@ -32,6 +32,7 @@ func TestBrokenDeliveryKeepsTheCall(t *testing.T) {
 		"wait": func() (string, string) { return f.path("output", f.call(t, payload), "wait"), "" },
 		"sync": func() (string, string) { return f.path("call", "sync"), payload },
 	} {
+		path, body := request()
 		conn, err := net.Dial("tcp", strings.TrimPrefix(dev.url, "http://"))
 		require.NoError(t, err)
 		require.NoError(t, conn.(*net.TCPConn).SetReadBuffer(64<<10))
@@ -49,7 +50,6 @@ func TestBrokenDeliveryKeepsTheCall(t *testing.T) {
 			require.Equal(t, http.StatusOK, resp.StatusCode, name)
 			return resp
 		}
-		path, body := request()
 		resp := ask(path, body)
 		out, err := io.ReadAll(resp.Body)
 		require.NoError(t, err)

@@ -109,22 +109,25 @@ func (f *function) requireOnce(t *testing.T, calls int) {
 	}
 }
 
-// TestSlots has a funcd of its own: the containers that dev keeps for functions of other tests count for its limits.
+// TestSlots has a funcd and a node of its own: the containers that dev keeps for functions of other tests count for its limits, and fill its node, where
+// slots give way.
 func TestSlots(t *testing.T) {
 	t.Parallel()
+	startNode(t, "slots", "cpu_total_compute = 20000")
 	o := beside("slots")
-	o.config += "slots {\n  account = 50\n}\n"
+	o.config += "nomad {\n  node_pool = \"slots\"\n}\nslots {\n  account = 50\n}\n"
 	on := startOwn(t, "slots", o)
 	for name, test := range map[string]func(t *testing.T, on *stack){
-		"warm calls have a container each":                warmCallsHaveAContainerEach,
-		"many callers on few of them":                     manyCallersOnFewSlots,
-		"an update reaches calls at once":                 updateReachesCallsAtOnce,
-		"so does a new digest":                            newDigestReachesCallsAtOnce,
-		"and a new size":                                  newSizeReachesCallsAtOnce,
-		"a function made anew has its own":                newFunctionOfTheNameHasContainersOfItsOwn,
-		"a reused container runs a process for each call": reusedContainerRunsAProcessForEachCall,
-		"they are killed while calls come":                slotsAreKilledWhileCallsCome,
-		"they end when no calls come":                     slotsThatAreNotCalledEnd,
+		"warm calls have a container each":                          warmCallsHaveAContainerEach,
+		"many callers on few of them":                               manyCallersOnFewSlots,
+		"an update reaches calls at once":                           updateReachesCallsAtOnce,
+		"so does a new digest":                                      newDigestReachesCallsAtOnce,
+		"and a new size":                                            newSizeReachesCallsAtOnce,
+		"a function made anew has its own":                          newFunctionOfTheNameHasContainersOfItsOwn,
+		"a reused container runs a process for each call":           reusedContainerRunsAProcessForEachCall,
+		"calls of a reused container do not read each other's logs": callsDoNotReadEachOthersLogs,
+		"they are killed while calls come":                          slotsAreKilledWhileCallsCome,
+		"they end when no calls come":                               slotsThatAreNotCalledEnd,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -232,6 +235,22 @@ func reusedContainerRunsAProcessForEachCall(t *testing.T, on *stack) {
 	require.Equal(t, []int{calls % most, most, most}, served, "%v", processes)
 	f.requireOnce(t, calls)
 	f.remove(t)
+}
+
+// Nomad mounts the files that collect stdout and stderr in every container, at /alloc/logs.
+func callsDoNotReadEachOthersLogs(t *testing.T, on *stack) {
+	f := on.create(t, label(program("funcd-test/probe", "fs"), "funcd.warm", "1", "funcd.reuse", "true"))
+	f.awaitReady(t, 1)
+	const script = "list /alloc/logs\nwrite /alloc/logs/left here\n"
+	for range 2 {
+		out := f.sync(t, script)
+		require.Equal(t, "\nread-only file system\n", out.body)
+	}
+	f.remove(t)
+
+	alone := on.create(t, program("funcd-test/probe", "fs"))
+	require.Contains(t, alone.sync(t, script).body, ".stdout.0", "where one call alone is served they are seen")
+	alone.remove(t)
 }
 
 // What is killed while it waits costs a call nothing but time. What is killed while it runs a call fails it, with the reason.

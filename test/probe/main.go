@@ -85,6 +85,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return 2
 	}
 	err := command(number, stdin, stdout, stderr)
+	if d, err := time.ParseDuration(os.Getenv("LINGER")); err == nil {
+		time.Sleep(d)
+	}
 	var exit status
 	switch {
 	case errors.As(err, &exit):
