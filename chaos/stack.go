@@ -49,7 +49,8 @@ func (s *stack) process(name string, args []string, env ...string) *process {
 	clean := slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "NOMAD_") || strings.HasPrefix(v, "CONSUL_") || strings.HasPrefix(v, "DOCKER_")
 	})
-	return &process{name: name, args: args, env: append(clean, env...), log: logOf(s.dir, name)}
+	// What they start has the directory in its environment too, so that it is found when they were killed.
+	return &process{name: name, args: args, env: append(clean, append(env, "FUNCD_CHAOS="+s.dir+"/")...), log: logOf(s.dir, name)}
 }
 
 // of returns the processes of a part.

@@ -55,6 +55,7 @@ client {
 
 plugin "docker" {
   config {
+    extra_labels = ["node_name"]
     volumes {
       enabled = true
     }
@@ -112,6 +113,9 @@ func startNodeIn(t *testing.T, pool, name string, more ...string) (kill func()) 
 	}
 	t.Cleanup(func() {
 		kill()
+		if err := removeContainersOf(name); err != nil {
+			t.Error(err)
+		}
 		if t.Failed() {
 			t.Log(readFile(t, output.Name()))
 		}
@@ -131,6 +135,16 @@ func startNodeIn(t *testing.T, pool, name string, more ...string) (kill func()) 
 		return false
 	})
 	return kill
+}
+
+// removeContainersOf removes what a node can't any more.
+func removeContainersOf(node string) error {
+	out, err := exec.Command("docker", "ps", "--all", "--quiet", "--filter", "label=com.hashicorp.nomad.node_name="+node).Output()
+	ids := strings.Fields(string(out))
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	return exec.Command("docker", append([]string{"rm", "--force"}, ids...)...).Run()
 }
 
 func TestCallOfALostNodeFails(t *testing.T) {

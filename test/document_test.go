@@ -41,6 +41,13 @@ func describe(host string) {
 	described.hosts[host] = true
 }
 
+// conceal ends that: another program may be given the port.
+func conceal(host string) {
+	described.Lock()
+	defer described.Unlock()
+	delete(described.hosts, host)
+}
+
 func isDescribed(req *http.Request) bool {
 	described.Lock()
 	defer described.Unlock()

@@ -51,6 +51,9 @@ func TestCallWhoseContainerIsKilledIsTriedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := dev.create(t, label(program("funcd/sleep", "6"), labels...))
+			if name == "warm" {
+				f.awaitReady(t, 1) // or the call is given a container of its own, beside the one that waits
+			}
 			call := f.call(t, "")
 			f.eventsOf(t, call, api.Running)
 			killed := containerOf(t, dev.allocationOfRunning(t, f))

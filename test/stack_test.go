@@ -176,6 +176,7 @@ func (s *stack) stop(signal syscall.Signal) error {
 	}
 	select {
 	case <-s.ended:
+		conceal(strings.TrimPrefix(s.url, "http://"))
 	case <-time.After(stopTime):
 		return errors.Join(fmt.Errorf("funcd did not end within %s after %s", stopTime, signal), s.kill())
 	}
@@ -187,6 +188,7 @@ func (s *stack) stop(signal syscall.Signal) error {
 
 // kill ends the stack's funcd with SIGKILL and returns when it is gone.
 func (s *stack) kill() error {
+	defer conceal(strings.TrimPrefix(s.url, "http://"))
 	if err := s.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
