@@ -38,17 +38,17 @@ func TestCancelledCallThatRunsIsStopped(t *testing.T) {
 		timeout int
 		stderr  string
 	}{
-		"by SIGTERM":                     {[]string{"120"}, "", 300, "got SIGTERM\n"},
-		"by its own StopSignal":          {[]string{"120"}, "SIGUSR1", 300, "got SIGUSR1\n"},
-		"by SIGKILL if it does not obey": {[]string{"-ignore", "120"}, "", 200, ""},
+		"by SIGTERM":                     {[]string{"signal", "120"}, "", 300, "signal 15\n"},
+		"by its own StopSignal":          {[]string{"signal", "120"}, "SIGUSR1", 300, "signal 10\n"},
+		"by SIGKILL if it does not obey": {[]string{"hold", "120"}, "", 200, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			slow := cold(program("funcd/sleep", c.args...))
+			slow := cold(program("funcd-test/probe", c.args...))
 			slow.Timeout, slow.Config.StopSignal = c.timeout, c.signal
 			f := dev.create(t, slow)
 			call := f.call(t, "")
-			f.eventsOf(t, call, api.Running)
+			awaitSaid(t, containerOf(t, f.allocationOf(t, call).ID), "ready")
 			require.Equal(t, http.StatusNoContent, f.cancel(t, call).status)
 			require.Contains(t, []int{http.StatusNoContent, http.StatusNotFound}, f.cancel(t, call).status)
 			f.requireCancelled(t, call)

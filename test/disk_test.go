@@ -48,7 +48,7 @@ func TestFullDiskRefusesAndLosesNothing(t *testing.T) {
 	finish := func(call string) {
 		f.eventsOf(t, call, api.Running)
 		container := containerOf(t, f.allocationOf(t, call).ID)
-		eventually(t, "a function that waits", func() bool { return strings.Contains(docker(t, "", "logs", container), "ready") })
+		awaitSaid(t, container, "ready")
 		docker(t, "", "kill", "--signal", "USR1", container)
 	}
 	payload := func(n int) string { return fmt.Sprintln("of call", n) + strings.Repeat("x", 1<<19) }

@@ -245,6 +245,12 @@ func containerOf(t *testing.T, allocation string) string {
 	return id
 }
 
+// awaitSaid waits until a container has written the text to its stdout.
+func awaitSaid(t *testing.T, container, text string) {
+	t.Helper()
+	eventually(t, "a function that prints "+text, func() bool { return strings.Contains(docker(t, "", "logs", container), text) })
+}
+
 // nomadBehindGate returns the address of dev's Nomad behind a gate.
 func nomadBehindGate(t *testing.T) (*gate, *httptest.Server) {
 	t.Helper()

@@ -5,7 +5,6 @@ package test
 import (
 	"fmt"
 	"net/http"
-	"strings"
 	"testing"
 	"time"
 
@@ -46,7 +45,7 @@ func TestContainerGivesUpWithoutFuncd(t *testing.T) {
 	call := f.call(t, "")
 	f.eventsOf(t, call, api.Running)
 	container := containerOf(t, f.allocationOf(t, call).ID)
-	eventually(t, "the function is ready", func() bool { return strings.Contains(docker(t, "", "logs", container), "ready") })
+	awaitSaid(t, container, "ready")
 	require.NoError(t, own.kill())
 	docker(t, "", "kill", "--signal", "USR1", container)
 	require.Equal(t, fmt.Sprintln(api.RunnerGaveUp), docker(t, "", "wait", container))

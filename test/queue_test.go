@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -129,13 +128,10 @@ func TestCallsSurviveTheEndOfFuncd(t *testing.T) {
 			for i := range ids {
 				ids[i] = f.call(t, fmt.Sprintln("of call", i))
 			}
-			says := func(container, text string) {
-				eventually(t, "a function that prints "+text, func() bool { return strings.Contains(docker(t, "", "logs", container), text) })
-			}
 			running := func(call string) (container string) {
 				f.eventsOf(t, call, api.Running)
 				container = containerOf(t, f.allocationOf(t, call).ID)
-				says(container, "ready")
+				awaitSaid(t, container, "ready")
 				return container
 			}
 			containers := make([]string, quota)
@@ -149,7 +145,7 @@ func TestCallsSurviveTheEndOfFuncd(t *testing.T) {
 			}
 			for i, container := range containers {
 				docker(t, "", "kill", "--signal", "USR1", container)
-				says(container, fmt.Sprintln("of call", i))
+				awaitSaid(t, container, fmt.Sprintln("of call", i))
 				require.Equal(t, "true\n", docker(t, "", "inspect", "--format", "{{.State.Running}}", container), "its result waits for funcd")
 			}
 			require.Len(t, f.children(t), quota)

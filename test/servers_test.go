@@ -133,7 +133,7 @@ func TestTwoServersShareCalls(t *testing.T) {
 		one, other := both[i%2], both[(i+1)%2]
 		one.eventsOf(t, id, api.Running)
 		container := containerOf(t, one.allocationOf(t, id).ID)
-		eventually(t, "the function is ready", func() bool { return strings.Contains(docker(t, "", "logs", container), "ready") })
+		awaitSaid(t, container, "ready")
 		docker(t, "", "kill", "--signal", "USR1", container)
 		out := one.wait(t, id)
 		require.Equal(t, http.StatusOK, out.status, out.body)

@@ -84,12 +84,12 @@ func TestSettingStopSignal(t *testing.T) {
 			stopped := fmt.Sprintf("signal %d\n", signal.number)
 			cancels := dev.create(t, f)
 			call := cancels.call(t, "")
-			cancels.eventsOf(t, call, api.Running)
+			awaitSaid(t, containerOf(t, cancels.allocationOf(t, call).ID), "ready")
 			require.Equal(t, http.StatusNoContent, cancels.cancel(t, call).status)
 			require.Equal(t, stopped, last(cancels.eventsOf(t, call, api.Failed)).ShortStderr)
 			cancels.requireCancelled(t, call)
 
-			f.Timeout = 1
+			f.Timeout = 5 // by when it is ready too
 			ends := dev.create(t, f)
 			call = ends.call(t, "")
 			require.Equal(t, stopped, last(ends.eventsOf(t, call, api.Failed)).ShortStderr)

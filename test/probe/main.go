@@ -6,14 +6,14 @@
 //	eat MB           allocate and use as many MB of memory and print how many; 0 has no end
 //	kill SIGNAL      send itself the signal of this number
 //	orphan SECONDS   start a child that holds the standard streams for the seconds, print its pid and exit without waiting for it
-//	hold SECONDS     do nothing for the seconds, whatever signal comes
+//	hold SECONDS     print "ready" and do nothing for the seconds, whatever signal comes
 //	leave            print the name of the host, the own pid and what is in /tmp, in a line, and leave a file there
 //	listen PORT      answer each line that comes to the port, over TCP or UDP, with the protocol and the name of the host, until one says "end"
 //	dial PORT        send a line to the port of the host that standard input names, and print the answer
 //	hosts            print /etc/hosts
 //	fs               follow the lines of standard input: "write PATH TEXT", "read PATH" or "list DIR", and print what comes of each
 //	tty              print which of the standard streams are a terminal and copy the lines of standard input to standard error, with "got" before each
-//	signal SECONDS   print the number of the first signal that comes to standard error, and exit with 128 and it; without one in the seconds with 0
+//	signal SECONDS   print "ready", print the number of the first signal that comes to standard error, and exit with 128 and it; without one in the seconds with 0
 //	ready            print "ready", wait for SIGUSR1, and copy standard input
 //	confined         print what /proc/self/status says of capabilities and privileges, and the most processes of the control group
 //	interfaces       print the network interfaces and their IPv4 addresses, a line each
@@ -158,8 +158,9 @@ func orphan(seconds int, _ io.Reader, stdout, _ io.Writer) error {
 	return err
 }
 
-func hold(seconds int, _ io.Reader, _, _ io.Writer) error {
+func hold(seconds int, _ io.Reader, stdout, _ io.Writer) error {
 	signal.Ignore()
+	fmt.Fprintln(stdout, "ready")
 	time.Sleep(time.Duration(seconds) * time.Second)
 	return nil
 }

@@ -28,10 +28,11 @@ func tty(_ int, stdin io.Reader, stdout, stderr io.Writer) error {
 	return lines.Err()
 }
 
-func awaitSignal(seconds int, _ io.Reader, _, stderr io.Writer) error {
+func awaitSignal(seconds int, _ io.Reader, stdout, stderr io.Writer) error {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals)
 	signal.Reset(syscall.SIGURG) // the Go runtime's own
+	fmt.Fprintln(stdout, "ready")
 	select {
 	case s := <-signals:
 		number := s.(syscall.Signal)
