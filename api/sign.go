@@ -36,6 +36,7 @@ var (
 	scopeWordFormat    = newFormat(`^[!-+.0-~-]{1,128}$`) // ASCII that can be seen, without the separators / and ,
 	scopeDateFormat    = newFormat(`^[0-9]{8}$`)
 	signedHeaderFormat = newFormat(`^[a-z0-9_.-]+$`)
+	sha256Format       = newFormat(`^[0-9a-f]{64}$`)
 )
 
 // SigningKey is a credential as its owner uses it.
@@ -135,12 +136,21 @@ func (s Signature) String() string {
 		SignatureScheme, s.AccessKey, s.scope(), strings.Join(s.SignedHeaders, ";"), s.MAC)
 }
 
-// Verify checks that s signs the request r as the server got it, its path still with the version prefix, with the secret of s.AccessKey
-// and at most MaxClockSkew from now. bodySum is the SHA-256 of the body. The error is like ParseAuthorization's.
+// Verify checks that s signs the request r with a body of the SHA-256 bodySum: VerifyHead and VerifyBody in one, for who has the body already.
+func (s Signature) Verify(r *http.Request, bodySum [sha256.Size]byte, secret string, now time.Time) error {
+	if err := s.VerifyHead(r, secret, now); err != nil {
+		return err
+	}
+	return VerifyBody(r, bodySum)
+}
+
+// VerifyHead checks that s signs the request r as the server got it, its path still with the version prefix, with the secret of s.AccessKey
+// and at most MaxClockSkew from now. The body's hash is what the header X-Hyper-Content-Sha256 claims: nothing of the body is read, and what is read of it
+// later counts only after VerifyBody. The error is like ParseAuthorization's.
 //
 // The time that it takes does not depend on the secret. For an access key that nobody has, a caller verifies with any other secret before it
 // refuses, so that the time does not tell which keys exist.
-func (s Signature) Verify(r *http.Request, bodySum [sha256.Size]byte, secret string, now time.Time) error {
+func (s Signature) VerifyHead(r *http.Request, secret string, now time.Time) error {
 	for name, values := range r.Header {
 		switch lower := strings.ToLower(name); {
 		case mustBeSigned(lower) && !s.signs(lower):
@@ -162,8 +172,8 @@ func (s Signature) Verify(r *http.Request, bodySum [sha256.Size]byte, secret str
 		return notSigned("%s %s is more than %s from the server's %s", DateHeader, date, MaxClockSkew, now.UTC().Format(signatureTime))
 	}
 
-	if sent, is := r.Header.Get(ContentSHA256Header), hex.EncodeToString(bodySum[:]); sent != is {
-		return notSigned("%s is %.100q, the body's is %s", ContentSHA256Header, sent, is)
+	if claimed := r.Header.Get(ContentSHA256Header); !sha256Format.MatchString(claimed) {
+		return notSigned("%s %.100q is not a SHA-256 in hex", ContentSHA256Header, claimed)
 	}
 	// Request.URL.Query leaves out what it can't read, so that more could be added to a signed query.
 	query, err := url.ParseQuery(r.URL.RawQuery)
@@ -178,6 +188,16 @@ func (s Signature) Verify(r *http.Request, bodySum [sha256.Size]byte, secret str
 		}
 	}
 	return notSigned("Signature is not the one of the request with the secret of %s", s.AccessKey)
+}
+
+// VerifyBody checks that a body of the SHA-256 bodySum is the one that the head of the request r claims, which VerifyHead must have passed. The error is
+// like ParseAuthorization's.
+func VerifyBody(r *http.Request, bodySum [sha256.Size]byte) error {
+	claimed, is := r.Header.Get(ContentSHA256Header), hex.EncodeToString(bodySum[:])
+	if !hmac.Equal([]byte(claimed), []byte(is)) {
+		return notSigned("%s is %.100q, the body's is %s", ContentSHA256Header, claimed, is)
+	}
+	return nil
 }
 
 func (s *Signature) scope() string { return s.Date + "/" + s.Region + "/" + signatureEnd }

@@ -95,25 +95,28 @@ func TestVerifyRefusesAChangedRequest(t *testing.T) {
 		change func(r *http.Request)
 		why    string
 	}{
-		"method":                 {func(r *http.Request) { r.Method = http.MethodDelete }, mac},
-		"path":                   {func(r *http.Request) { r.URL.Path += "x" }, mac},
-		"version prefix":         {func(r *http.Request) { r.URL.Path = strings.TrimPrefix(r.URL.Path, "/v1.23") }, mac},
-		"query":                  {func(r *http.Request) { r.URL.RawQuery = "a=1" }, mac},
-		"unreadable query":       {func(r *http.Request) { r.URL.RawQuery = "a;b" }, "the query is malformed"},
-		"host":                   {func(r *http.Request) { r.Host = "127.0.0.2:8443" }, mac},
-		"port":                   {func(r *http.Request) { r.Host = "127.0.0.1:8444" }, mac},
-		"content type":           {func(r *http.Request) { r.Header.Set("Content-Type", "text/plain") }, mac},
-		"no content type":        {func(r *http.Request) { r.Header.Del("Content-Type") }, mac},
-		"two content types":      {func(r *http.Request) { r.Header.Add("Content-Type", "text/plain") }, "more than once"},
-		"two dates":              {func(r *http.Request) { r.Header.Add(DateHeader, "20260102T030405Z") }, "more than once"},
-		"unsigned x-hyper-*":     {func(r *http.Request) { r.Header.Set("X-Hyper-Tenant", "other") }, "sent and not signed"},
-		"unsigned md5":           {func(r *http.Request) { r.Header.Set("Content-Md5", "x") }, "sent and not signed"},
-		"date of the same day":   {func(r *http.Request) { r.Header.Set(DateHeader, "20260102T030406Z") }, mac},
-		"date of another day":    {func(r *http.Request) { r.Header.Set(DateHeader, "20260103T030405Z") }, "the scope's date 20260102"},
-		"no date":                {func(r *http.Request) { r.Header.Del(DateHeader) }, "is not a date"},
-		"date in another form":   {func(r *http.Request) { r.Header.Set(DateHeader, "20260102T030405.0Z") }, "is not a date"},
-		"body hash":              {func(r *http.Request) { r.Header.Set(ContentSHA256Header, strings.Repeat("0", 64)) }, "the body's is"},
-		"no body hash":           {func(r *http.Request) { r.Header.Del(ContentSHA256Header) }, "the body's is"},
+		"method":               {func(r *http.Request) { r.Method = http.MethodDelete }, mac},
+		"path":                 {func(r *http.Request) { r.URL.Path += "x" }, mac},
+		"version prefix":       {func(r *http.Request) { r.URL.Path = strings.TrimPrefix(r.URL.Path, "/v1.23") }, mac},
+		"query":                {func(r *http.Request) { r.URL.RawQuery = "a=1" }, mac},
+		"unreadable query":     {func(r *http.Request) { r.URL.RawQuery = "a;b" }, "the query is malformed"},
+		"host":                 {func(r *http.Request) { r.Host = "127.0.0.2:8443" }, mac},
+		"port":                 {func(r *http.Request) { r.Host = "127.0.0.1:8444" }, mac},
+		"content type":         {func(r *http.Request) { r.Header.Set("Content-Type", "text/plain") }, mac},
+		"no content type":      {func(r *http.Request) { r.Header.Del("Content-Type") }, mac},
+		"two content types":    {func(r *http.Request) { r.Header.Add("Content-Type", "text/plain") }, "more than once"},
+		"two dates":            {func(r *http.Request) { r.Header.Add(DateHeader, "20260102T030405Z") }, "more than once"},
+		"unsigned x-hyper-*":   {func(r *http.Request) { r.Header.Set("X-Hyper-Tenant", "other") }, "sent and not signed"},
+		"unsigned md5":         {func(r *http.Request) { r.Header.Set("Content-Md5", "x") }, "sent and not signed"},
+		"date of the same day": {func(r *http.Request) { r.Header.Set(DateHeader, "20260102T030406Z") }, mac},
+		"date of another day":  {func(r *http.Request) { r.Header.Set(DateHeader, "20260103T030405Z") }, "the scope's date 20260102"},
+		"no date":              {func(r *http.Request) { r.Header.Del(DateHeader) }, "is not a date"},
+		"date in another form": {func(r *http.Request) { r.Header.Set(DateHeader, "20260102T030405.0Z") }, "is not a date"},
+		"body hash":            {func(r *http.Request) { r.Header.Set(ContentSHA256Header, strings.Repeat("0", 64)) }, mac},
+		"no body hash":         {func(r *http.Request) { r.Header.Del(ContentSHA256Header) }, "is not a SHA-256 in hex"},
+		"body hash in capitals": {func(r *http.Request) {
+			r.Header.Set(ContentSHA256Header, strings.ToUpper(r.Header.Get(ContentSHA256Header)))
+		}, "is not a SHA-256 in hex"},
 		"access key":             {authorization("AKEXAMPLE", "AKEXAMPLF"), ""}, // belongs to another secret, which is the caller's to look up
 		"region":                 {authorization("us-west-1", "us-west-2"), mac},
 		"signature":              {authorization("Signature=2c", "Signature=2d"), mac},
@@ -141,6 +144,26 @@ func TestVerifyRefusesAChangedRequest(t *testing.T) {
 	requireNotSigned(t, check(v.received(), v.Body+" ", v.SecretKey, v.now(t)), "the body's is")
 	requireNotSigned(t, check(v.received(), v.Body, v.SecretKey+"x", v.now(t)), mac)
 	requireNotSigned(t, check(v.received(), v.Body, "", v.now(t)), mac)
+}
+
+// A request's head is verified before anything of its body has come.
+func TestTheHeadIsVerifiedWithoutTheBody(t *testing.T) {
+	t.Parallel()
+	for _, v := range vectors(t) {
+		t.Run(v.Name, func(t *testing.T) {
+			t.Parallel()
+			r := v.received()
+			r.Body = nil // to be read
+			s, err := ParseAuthorization(r.Header.Get("Authorization"))
+			require.NoError(t, err)
+			require.NoError(t, s.VerifyHead(r, v.SecretKey, v.now(t)))
+			requireNotSigned(t, s.VerifyHead(r, v.SecretKey+"x", v.now(t)), "Signature is not the one")
+			require.NoError(t, VerifyBody(r, sha256.Sum256([]byte(v.Body))))
+			requireNotSigned(t, VerifyBody(r, sha256.Sum256([]byte(v.Body+" "))), "the body's is")
+			r.Header.Del(ContentSHA256Header)
+			requireNotSigned(t, VerifyBody(r, sha256.Sum256([]byte(v.Body))), "the body's is")
+		})
+	}
 }
 
 // authorization returns a change of the Authorization header.

@@ -2,15 +2,9 @@ package httpapi
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"net/http"
-	"os"
-	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/funcd/funcd/api"
 )
@@ -37,10 +31,8 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 func writeText(w http.ResponseWriter, status int, text string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(status)
-	_, _ = io.WriteString(w, text+"\n") // whoever asked has gone if this fails
+	writeWhole(w, status, "text/plain; charset=utf-8", []byte(text+"\n"))
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
@@ -48,72 +40,16 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	if err != nil {
 		status, body = http.StatusInternalServerError, []byte(`{"message":"internal error"}`)
 	}
-	w.Header().Set("Content-Type", "application/json")
+	writeWhole(w, status, "application/json", append(body, '\n'))
+}
+
+// writeWhole answers with a body that is known as a whole. Its length goes before it, so that the answer is whole once it was flushed: net/http sends the
+// end of a body without a length only when the handler returns, which may be seconds later, or never.
+func writeWhole(w http.ResponseWriter, status int, contentType string, body []byte) {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n'))
-}
-
-// bodyPart is how much of a body must come within the time for it, in bytes.
-const bodyPart = 64 << 10
-
-// readBody reads the request's body, each part of which must come within the time for it. The error is of code TooLarge for one over limit, of which
-// no more than that is read, BodyTimeout for one that did not come in time, and Invalid for one that broke off.
-func (s *Server) readBody(w http.ResponseWriter, r *http.Request, limit int) ([]byte, error) {
-	tooLarge := api.Errorf(api.TooLarge, "the body is over %d bytes", limit)
-	if r.ContentLength > int64(limit) {
-		// What comes anyway is not read: the connection can't be used again.
-		w.Header().Set("Connection", "close")
-		return nil, tooLarge
-	}
-	if r.ContentLength == 0 {
-		return nil, nil
-	}
-	body, err := s.readParts(w, http.MaxBytesReader(w, r.Body, int64(limit)), int(r.ContentLength))
-	var over *http.MaxBytesError
-	if errors.As(err, &over) {
-		return nil, tooLarge
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		w.Header().Set("Connection", "close")
-		return nil, api.Wrap(api.BodyTimeout, err, fmt.Sprintf("the body did not come in time: each %d bytes of it may take %s", bodyPart, s.cfg.BodyTime))
-	}
-	if err != nil {
-		return nil, api.Wrap(api.Invalid, err, "the body broke off")
-	}
-	// The call may take longer than its body, and its reader's end is known by reading.
-	setReadDeadline(w, time.Time{})
-	return body, nil
-}
-
-// readParts reads until the end, or as much as is announced if that is not negative. It takes memory for what has come, not for what is to.
-func (s *Server) readParts(w http.ResponseWriter, reader io.Reader, announced int) ([]byte, error) {
-	size := bodyPart
-	if announced >= 0 {
-		size = min(announced, bodyPart)
-	}
-	body, next := make([]byte, 0, size), 0
-	for {
-		if len(body) >= next {
-			setReadDeadline(w, time.Now().Add(s.cfg.BodyTime))
-			next = len(body) + bodyPart
-		}
-		if len(body) == cap(body) {
-			body = slices.Grow(body, len(body))
-		}
-		n, err := reader.Read(body[len(body):cap(body)])
-		body = body[:len(body)+n]
-		if err == io.EOF || len(body) == announced {
-			return body, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-}
-
-// setReadDeadline bounds what is read of the request. Not every listener can have it; those of an http.Server can.
-func setReadDeadline(w http.ResponseWriter, at time.Time) {
-	_ = http.NewResponseController(w).SetReadDeadline(at)
+	_, _ = w.Write(body) // whoever asked has gone if this fails
 }
 
 // boolean reads a query parameter the way the original's clients write it.

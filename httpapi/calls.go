@@ -37,13 +37,11 @@ func noSuchFunction(err error) error {
 
 // submission reads what is called, and with what.
 func (s *Server) submission(w http.ResponseWriter, r *http.Request) (d *api.Definition, env []string, payload []byte, err error) {
-	if d, err = s.function(r); err != nil {
+	d, from, err := s.admit(r)
+	if err != nil {
 		return nil, nil, nil, err
 	}
-	if payload, err = s.readBody(w, r, s.cfg.MaxBody); err != nil {
-		return nil, nil, nil, err
-	}
-	if err := s.admit(r, d, payload); err != nil {
+	if payload, err = s.readBody(w, r, from); err != nil {
 		return nil, nil, nil, err
 	}
 	return d, cgiEnv(r, len(payload)), payload, nil

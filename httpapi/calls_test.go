@@ -100,7 +100,7 @@ func TestBodyThatStallsIsGivenUp(t *testing.T) {
 		"to a page that is not there":   "POST /call/hello/" + otherUUID + " HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n",
 		"to a path that is not there":   "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n",
 		"by a method that is not there": "PATCH /funcs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
-		"of a management request":       "POST /funcs/create HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{",
+		"of a management request":       "POST /funcs/create HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10\r\n\r\n{",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"testing"
 	"time"
 
@@ -131,5 +133,71 @@ func TestACallGoesWithAClientThatHasReadItsAnswer(t *testing.T) {
 			server.Close()
 			require.Len(t, b.delivered, 1)
 		})
+	}
+}
+
+// slowRemoval removes a call when its client has got the answer as a whole.
+type slowRemoval struct {
+	*backend
+	whole <-chan struct{}
+}
+
+func (s slowRemoval) Delivered(ctx context.Context, rec api.Record) error {
+	<-s.whole
+	return s.backend.Delivered(ctx, rec)
+}
+
+// What a client has got must be all that it waits for when its call is being removed: the server may be killed meanwhile, and the call is gone.
+func TestAnAnswerIsWholeBeforeItsCallIsRemoved(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		state  api.State
+		output string
+		err    error
+		status int
+	}{
+		"finished":         {api.Finished, "out", nil, 200},
+		"without output":   {api.Finished, "", nil, 200},
+		"failed":           {api.Failed, "", api.Errorf(api.CallFailed, "exit status 3"), 500},
+		"cancelled":        {api.Failed, "", api.Errorf(api.Cancelled, "cancelled"), 500},
+		"timeout":          {api.Failed, "", api.Errorf(api.CallTimeout, "too long"), 504},
+		"output too large": {api.Failed, "", api.Errorf(api.OutputTooLarge, "too much"), 509},
+		"output expired":   {api.Finished, "", api.Errorf(api.Expired, "dropped"), 410},
+	} {
+		for endpoint, path := range map[string]string{"output": outputPath, "wait": outputPath + "/wait", "sync": callPath + "/sync"} {
+			for _, accept := range []string{"text/plain", "application/json"} {
+				t.Run(fmt.Sprintf("%s, %s, %s", endpoint, name, accept), func(t *testing.T) {
+					t.Parallel()
+					b := newBackend()
+					b.record.State, b.output, b.fail["Output"] = c.state, []byte(c.output), c.err
+					whole := make(chan struct{})
+					cfg := testConfig(b)
+					cfg.Calls = slowRemoval{b, whole}
+					server := httptest.NewUnstartedServer(New(cfg).Handler(false))
+					server.Config.ConnContext = ConnContext
+					server.Start()
+					defer server.Close()
+					goOn := sync.OnceFunc(func() { close(whole) })
+					defer goOn()
+
+					_, in := raw(t, server, "GET "+path+" HTTP/1.1\r\nHost: a\r\nAccept: "+accept+"\r\n\r\n")
+					resp, err := http.ReadResponse(in, nil)
+					require.NoError(t, err)
+					defer resp.Body.Close()
+					require.Equal(t, c.status, resp.StatusCode)
+					body, err := io.ReadAll(resp.Body)
+					require.NoError(t, err, "the answer has no end")
+					require.Equal(t, int64(len(body)), resp.ContentLength)
+					if c.err == nil {
+						require.Equal(t, c.output, string(body))
+					} else {
+						require.Contains(t, string(body), c.err.Error())
+					}
+					goOn()
+					server.Close() // a call is removed after its answer
+					require.Len(t, b.delivered, 1)
+				})
+			}
+		}
 	}
 }

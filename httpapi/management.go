@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"crypto/sha256"
 	"net"
 	"net/http"
 	"strconv"
@@ -16,25 +15,24 @@ import (
 // managedHandler is a handler of the management group. It gets the account that the request is signed for, and the body.
 type managedHandler func(w http.ResponseWriter, r *http.Request, account string, body []byte) error
 
-// managed checks the version and the signature of a management request.
+// managed checks the version and the signature of a management request. Nothing of the body is read for who is refused.
 func (s *Server) managed(h managedHandler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if err := checkVersion(mux.Vars(r)["version"]); err != nil {
 			return err
 		}
-		// The body is part of what is signed. Its size is bounded before anything is computed from it.
-		body, err := s.readBody(w, r, s.cfg.MaxBody)
+		from, err := s.authenticate(r)
 		if err != nil {
 			return err
 		}
-		account, callOnly, err := s.authenticate(r, body)
-		if err != nil {
-			return err
-		}
-		if callOnly {
+		if from.callOnly {
 			return api.Errorf(api.Forbidden, "the access key may only call functions")
 		}
-		return h(w, r, account, body)
+		body, err := s.readBody(w, r, from)
+		if err != nil {
+			return err
+		}
+		return h(w, r, from.account, body)
 	}
 }
 
@@ -64,62 +62,67 @@ func parseVersion(version string) (major, minor uint64, err error) {
 // refused is the one answer to every request that is not signed as it should be: what was wrong would help who forges one.
 const refused = "the request is not signed by a valid access key"
 
-// authenticate returns the account of the key that the request is signed with, and whether the key is for calls only.
-func (s *Server) authenticate(r *http.Request, body []byte) (account string, callOnly bool, err error) {
+// sender is who has sent a request, as its head tells. The zero sender is one that nothing is known of.
+type sender struct {
+	account  string
+	callOnly bool // the access key is for calls only
+	signed   bool // the request is, and so the hash that its body must have: takeBody compares them
+}
+
+// authenticate returns whose key the request is signed with. It reads nothing of the body, whose hash is in the head that was signed.
+func (s *Server) authenticate(r *http.Request) (sender, error) {
 	header := r.Header.Get("Authorization")
 	if header == "" && s.cfg.UnsignedAccount != "" {
-		return s.cfg.UnsignedAccount, false, checkLocal(r)
+		return sender{account: s.cfg.UnsignedAccount}, checkLocal(r)
 	}
 	signature, err := api.ParseAuthorization(header)
 	if err != nil {
-		return "", false, api.Wrap(api.Unauthorized, err, refused)
+		return sender{}, api.Wrap(api.Unauthorized, err, refused)
 	}
 	credential, err := s.cfg.Credentials.Get(r.Context(), signature.AccessKey)
 	if err != nil && api.CodeOf(err) != api.NotFound {
-		return "", false, err
+		return sender{}, err
 	}
 	unknown := err
 	// An unknown key costs what a known one does, so that the time of the answer does not tell them apart.
-	err = signature.Verify(r, sha256.Sum256(body), credential.Secret, time.Now())
+	err = signature.VerifyHead(r, credential.Secret, time.Now())
 	switch {
 	case unknown != nil:
-		return "", false, api.Wrap(api.Unauthorized, unknown, refused)
+		return sender{}, api.Wrap(api.Unauthorized, unknown, refused)
 	case err != nil:
-		return "", false, api.Wrap(api.Unauthorized, err, refused)
+		return sender{}, api.Wrap(api.Unauthorized, err, refused)
 	}
-	return credential.Account, credential.CallOnly, nil
+	return sender{account: credential.Account, callOnly: credential.CallOnly, signed: true}, nil
 }
 
-// admit refuses a request of the call group that must be signed and is not, by any key of the function's account. To another account's the function
-// does not exist.
-func (s *Server) admit(r *http.Request, d *api.Definition, body []byte) error {
-	if s.cfg.SignedCalls == nil || !s.cfg.SignedCalls(d.Account) {
-		return nil
-	}
-	account, _, err := s.authenticate(r, body)
-	if err != nil {
-		return err
-	}
-	if account != d.Account {
-		return noSuchFunction(nil)
-	}
-	return nil
-}
-
-// admitted returns the function that the path names, for a request whose body, if it has any, is of no interest but to its signature.
-func (s *Server) admitted(w http.ResponseWriter, r *http.Request) (*api.Definition, error) {
+// admit returns the function that the path names and who has sent the request, before anything of its body is read. It refuses a request of the call group that
+// must be signed and is not, by any key of the function's account. To another account's the function does not exist.
+func (s *Server) admit(r *http.Request) (*api.Definition, sender, error) {
 	d, err := s.function(r)
+	if err != nil || s.cfg.SignedCalls == nil || !s.cfg.SignedCalls(d.Account) {
+		return d, sender{}, err
+	}
+	from, err := s.authenticate(r)
+	if err != nil {
+		return nil, sender{}, err
+	}
+	if from.account != d.Account {
+		return nil, sender{}, noSuchFunction(nil)
+	}
+	return d, from, nil
+}
+
+// admitted returns the function that the path names, for a request whose body, if it has any, is of no interest but to its signature. It has been read
+// then, so that a handler that waits hears of its client's end.
+func (s *Server) admitted(w http.ResponseWriter, r *http.Request) (*api.Definition, error) {
+	d, from, err := s.admit(r)
 	if err != nil {
 		return nil, err
 	}
-	if s.cfg.SignedCalls == nil || !s.cfg.SignedCalls(d.Account) {
-		return d, nil
-	}
-	body, err := s.readBody(w, r, s.cfg.MaxBody)
-	if err != nil {
+	if err := s.skipBody(w, r, from); err != nil {
 		return nil, err
 	}
-	return d, s.admit(r, d, body)
+	return d, nil
 }
 
 // checkLocal refuses what a browser on this machine sends for somebody else's page, which needs no signature either: by its Origin, and by

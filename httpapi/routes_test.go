@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -213,6 +215,63 @@ func TestReadyNamesThePartsThatDoNotAnswer(t *testing.T) {
 	require.Contains(t, body, "jetstream: internal error")
 	require.NotContains(t, body, "consul")
 	require.NotContains(t, body, "10.0.0.7")
+}
+
+// A load balancer looks at what calls need, and not at parts that all servers miss at once.
+func TestReadyWithoutParts(t *testing.T) {
+	t.Parallel()
+	away := api.Errorf(api.Unavailable, "away")
+	for name, c := range map[string]struct {
+		query  string
+		away   []string
+		status int
+		text   string
+		asked  string // the parts that were
+	}{
+		"all, and all answer":            {"", nil, 200, "ready", "consul jetstream nomad"},
+		"all, and one is away":           {"", []string{"nomad"}, 503, "not ready; nomad: away", "consul jetstream nomad"},
+		"without the one that is away":   {"?exclude=nomad", []string{"nomad"}, 200, "ready", "consul jetstream"},
+		"without those that are away":    {"?exclude=consul&exclude=nomad", []string{"consul", "nomad"}, 200, "ready", "jetstream"},
+		"without one of those":           {"?exclude=consul", []string{"consul", "nomad"}, 503, "not ready; nomad: away", "jetstream nomad"},
+		"without one, twice":             {"?exclude=consul&exclude=consul", []string{"consul"}, 200, "ready", "jetstream nomad"},
+		"without all":                    {"?exclude=consul&exclude=nomad&exclude=jetstream", []string{"consul"}, 200, "ready", ""},
+		"with another parameter":         {"?verbose&exclude=nomad", []string{"nomad"}, 200, "ready", "consul jetstream"},
+		"without a part that is none":    {"?exclude=nomad&exclude=etcd", nil, 400, `exclude: "etcd" must be one of consul, jetstream, nomad`, ""},
+		"without a part that is away":    {"?exclude=etcd", []string{"nomad"}, 400, `exclude: "etcd" must be one of consul, jetstream, nomad`, ""},
+		"with a list, which is no part":  {"?exclude=consul,nomad", nil, 400, `exclude: "consul,nomad" must be one of`, ""},
+		"with nothing, which is no part": {"?exclude=", nil, 400, `exclude: "" must be one of`, ""},
+		"with capitals":                  {"?exclude=Nomad", nil, 400, `exclude: "Nomad" must be one of`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var mu sync.Mutex
+			var asked []string
+			cfg := testConfig(newBackend())
+			cfg.Ready = map[string]func(context.Context) error{}
+			for _, part := range []string{"nomad", "consul", "jetstream"} {
+				cfg.Ready[part] = func(context.Context) error {
+					mu.Lock()
+					defer mu.Unlock()
+					asked = append(asked, part)
+					if slices.Contains(c.away, part) {
+						return away
+					}
+					return nil
+				}
+			}
+			s := New(cfg)
+			server := httptest.NewServer(s.Handler(false))
+			t.Cleanup(server.Close)
+			resp, body := ask(t, server, "GET", "/readyz"+c.query, nil)
+			require.Equal(t, c.status, resp.StatusCode, body)
+			require.Contains(t, body, c.text)
+			slices.Sort(asked)
+			require.Equal(t, c.asked, strings.Join(asked, " "))
+			s.Announce()
+			resp, _ = ask(t, server, "GET", "/readyz"+c.query, nil)
+			require.Equal(t, 503, resp.StatusCode, "whatever is left out, a server that stops is not ready")
+		})
+	}
 }
 
 // A function's UUID is the secret that its callers know, and a payload is theirs: neither is for the log, at any level.

@@ -37,6 +37,9 @@ func (s *Server) runnerNext(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := s.skipBody(w, r, sender{}); err != nil {
+		return err
+	}
 	ctx, cancel := s.poll(r.Context())
 	defer cancel()
 	var assignment *api.Assignment
@@ -77,6 +80,9 @@ func (s *Server) runnerNext(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) runnerBegin(w http.ResponseWriter, r *http.Request) error {
 	allocation, err := s.allocation(w, r)
 	if err != nil {
+		return err
+	}
+	if err := s.skipBody(w, r, sender{}); err != nil {
 		return err
 	}
 	function, call := r.URL.Query().Get("function"), r.URL.Query().Get("call")

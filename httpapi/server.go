@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -97,7 +100,7 @@ type Config struct {
 	Jobs        Jobs
 	// SignedCalls tells whether calls of the account's functions, their outputs, logs and states, must be signed too; nil if none must.
 	SignedCalls func(account string) bool
-	// Ready are the parts that must answer for /readyz, by their names.
+	// Ready are the parts that must answer for /readyz, by their names, but for those that a request excludes.
 	Ready map[string]func(context.Context) error
 	// UnsignedAccount is the account of management requests without a signature. Empty: they are refused.
 	UnsignedAccount string
@@ -229,11 +232,28 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-// readyz asks all parts at once and names those that do not answer. The reasons are api.Error messages, which hold no addresses.
+// readyParts returns the parts that /readyz is to ask: all but those that the request excludes, as with Kubernetes. There an unknown name is a warning in the
+// answer, which no load balancer reads; here it is an error, of code Invalid.
+func (s *Server) readyParts(r *http.Request) (map[string]func(context.Context) error, error) {
+	parts := maps.Clone(s.cfg.Ready)
+	for _, part := range r.URL.Query()["exclude"] {
+		if s.cfg.Ready[part] == nil {
+			return nil, api.Errorf(api.Invalid, "exclude: %.100q must be one of %s", part, strings.Join(slices.Sorted(maps.Keys(s.cfg.Ready)), ", "))
+		}
+		delete(parts, part)
+	}
+	return parts, nil
+}
+
+// readyz asks its parts at once and names those that do not answer. The reasons are api.Error messages, which hold no addresses.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 	if s.draining.announced.Err() != nil {
 		writeText(w, http.StatusServiceUnavailable, api.MessageOf(errDraining))
 		return nil
+	}
+	parts, err := s.readyParts(r)
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
 	defer cancel()
@@ -241,12 +261,12 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 		part string
 		err  error
 	}
-	answers := make(chan answer, len(s.cfg.Ready))
-	for part, ping := range s.cfg.Ready {
+	answers := make(chan answer, len(parts))
+	for part, ping := range parts {
 		go func() { answers <- answer{part, ping(ctx)} }()
 	}
 	status, text := http.StatusOK, "ready"
-	for range s.cfg.Ready {
+	for range parts {
 		if a := <-answers; a.err != nil {
 			s.log.Debug("not ready", "part", a.part, "error", a.err)
 			if status == http.StatusOK {
