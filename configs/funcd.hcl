@@ -1,5 +1,7 @@
 # The configuration of `funcd agent --config FILE`. Every setting is shown with its default; those that are commented out have none, or come
 # from somewhere else. An unknown key is an error.
+#
+# A number is at least 1 and at most 1099511627776, and a time at least 1s and at most 87600h, where nothing else is said.
 
 # Where the API listens. Clients' requests are not encrypted: keep it on a private network. "" for nowhere, where there is an https block.
 http = "127.0.0.1:3862"
@@ -27,16 +29,16 @@ data_dir = "./funcd-data"
 log_level = "info"
 
 # Calls of one account that are being executed at once. The rest wait, first in, first out. An account whose keys state a quota of their own
-# (funcd credential create --quota) has the largest of those in its place.
+# (funcd credential create --quota) has the largest of those in its place. It is at most 100000.
 quota = 10
 
 limits {
-  payload = 1048576 # bytes of a call's stdin, and of any other request's body; at most 1 MiB
-  output  = 1048576 # bytes of a call's stdout; at most 1 MiB
+  payload = 1048576 # bytes of a call's stdin, and of any other request's body; at least 4096, at most 1048576
+  output  = 1048576 # bytes of a call's stdout; at most 1048576
 
   # Of one account, what has not ended. One more is refused with 503.
   queued_calls = 100000
-  queued_bytes = 4294967296
+  queued_bytes = 4294967296 # at least 2097152, which hold the largest call
 
   # Bytes of the disk of data_dir that new calls leave free, for the results and logs of those that are there: with less they are refused with 503, and
   # with half of it those that are queued are not started, as their results may be larger than they are. 0 for no such bound. Where calls are kept on a
@@ -48,21 +50,27 @@ limits {
   starts = 6
 
   # Kept for each function, in bytes. The oldest make room.
-  stored_outputs = 52428800
-  stored_logs    = 52428800
+  stored_outputs = 52428800 # at least limits.output and 4096
+  stored_logs    = 52428800 # at least 65536
 
   # Of calls whose answer nobody fetches: an output is kept for so long, and /output answers 410 from then on; how the call has ended is known for so long, and
   # of so many calls of each function, the oldest of which go first, and /output answers 404 from then on.
   output_time     = "72h"
-  unfetched_time  = "168h"
+  unfetched_time  = "168h" # at least twice limits.call_lease
   unfetched_calls = 100000
 
   # What a function's label funcd.keep may say at most, and how many of its fetched calls are kept. The oldest make room.
   kept_time  = "720h"
   kept_calls = 10000
 
-  # Open connections of a listener. More wait until others have ended; those on which nothing is asked for 2 minutes do.
+  # Open connections of a listener, at least 16. More wait until others have ended; those on which nothing is asked for idle_time do.
   connections = 20000
+  idle_time   = "2m"
+
+  # How long a request's first line and headers may take to come, as a TLS handshake may, and how many bytes they may be: at least 4096 and at most 65536, as a
+  # call's headers travel with it. Who takes longer is hung up on, and who sends more is answered with 431.
+  header_time = "10s"
+  headers     = 65536
 
   # In which 64 KiB of a request's body must come, or its end: who sends less is answered with 408. A body may take longer as a whole.
   body_time = "1m"
@@ -71,7 +79,7 @@ limits {
   write_time = "1m"
 
   # How long the calls of a server that is not heard of stay with it, before another one takes them over. With the embedded store there is
-  # no other: a server that starts takes up its own calls at once.
+  # no other: a server that starts takes up its own calls at once. It is at least 3s, as a server must be able to say in time that it is there still.
   call_lease = "20s"
 
   # Images that one account has the cluster pull at once, on one server, and how long a pull may take.
@@ -79,8 +87,8 @@ limits {
   pull_time = "10m"
 
   # The pause before a call of a function with funcd.retries is tried again, doubled each time up to the second.
-  retry_pause     = "1s"
-  retry_pause_max = "5m"
+  retry_pause     = "1s" # at least 100ms
+  retry_pause_max = "5m" # at least limits.retry_pause
 
   # What is left of a function that Consul does not have any more (its job, the outputs and logs of its calls) is removed after so long.
   orphan_time = "1h"
@@ -96,7 +104,7 @@ idempotency {
 # bounds are those of one account; the oldest make room.
 dead {
   calls = 10000
-  bytes = 1073741824
+  bytes = 1073741824 # at least 2097152, which hold the largest call
   time  = "336h"
 }
 
@@ -110,12 +118,12 @@ callbacks {
   concurrent = 8     # of one account at once, on one server; other accounts do not wait for it
   timeout    = "10s" # of one attempt
   attempts   = 12    # with the pauses below some two and a half hours; then a callback is given up, and the call's log says so
-  pause      = "5s"  # after the first attempt, doubled each time
-  pause_max  = "1h"
+  pause      = "5s"  # after the first attempt, doubled each time; at least 100ms
+  pause_max  = "1h"  # at least callbacks.pause
 
   # Of one account, what waits to be delivered. The results of further calls are not sent, and their logs say so.
   calls = 10000
-  bytes = 1073741824
+  bytes = 1073741824 # at least 2097152, which hold the largest output
 }
 
 # Containers that are started ahead of calls, each for one call unless the function asks for funcd.reuse. A function gets as many as its label
@@ -124,20 +132,20 @@ callbacks {
 slots {
   function = 10  # at most of one function
   account  = 20  # at most of one account
-  total    = 100 # at most in the cluster; 0 for none at all
+  total    = 100 # at most in the cluster; 0, as with the others, for none at all
 
   # Without a call for so long, a function without the label has none. funcd.idle is a function's own.
   idle = "5m"
 }
 
-# What happens at SIGTERM and SIGINT. With --dev both are 0.
+# What happens at SIGTERM and SIGINT. With --dev both are "0s", as they may be.
 stop {
   # For so long GET /readyz answers 503 and the server is out of Consul's catalog, while it answers all requests as before: load balancers hear of
-  # it before its listener is closed. It should be longer than they take between two checks.
+  # it before its listener is closed. It should be longer than they take between two checks. "0s" for not at all.
   drain = "5s"
 
   # For so long after that, requests that have begun may go on, such as synchronous calls. Then waits end with 503, and calls that run are
-  # handed to the next server with their containers.
+  # handed to the next server with their containers. "0s" for at once.
   finish = "15s"
 }
 
@@ -148,7 +156,7 @@ runner {
   # http: an artifact block downloads it from funcd's address. Needs nothing on the clients.
   mode = "socket"
 
-  # mode "socket": the directory, made by funcd. Default: runner/ in data_dir.
+  # mode "socket": the directory, made by funcd. Default: runner/ in data_dir. The path of the socket in it, funcd.sock, has room for 107 bytes, as Linux has.
   # socket_dir = "/opt/funcd/runner"
 
   # mode "http": where containers reach this server.
@@ -190,13 +198,13 @@ nomad {
   # The max_kill_timeout of the clients: the most that a function has between its StopSignal and SIGKILL.
   max_kill_timeout = "30s"
 
-  # Processes in one container. 0: the clients' own limit.
+  # Processes and threads in one container, of which the runner has some: at least 32. 0: the clients' own limit.
   pids_limit = 1024
 
   # The jobs of containers that have ended stay to be looked at for so long, and at most so many of each function; then they are purged.
   # Nomad itself would keep each for 4 hours, in its servers' memory.
   dead_time  = "1h"
-  dead_jobs  = 500
+  dead_jobs  = 500 # 0 for none
   purge_rate = 50 # in a second, at most
 
   # Capabilities that no container has, such as "net_raw" or "all", beside those that Docker and the clients' docker plugin take from every one.
@@ -217,7 +225,7 @@ nomad {
 
 # Where calls are kept. Without a URL: in a NATS JetStream server inside funcd, which opens no port and syncs every call to the disk.
 # The servers of a cluster need JetStream, a max_payload of 2162688 or more, and `sync_interval: always` if calls are to survive that all of them
-# lose their power at once. 3 replicas survive the loss of one.
+# lose their power at once. 3 replicas survive the loss of one; they are at most 5, and without a URL 1.
 nats {
   # url = "nats://nats-1:4222,nats://nats-2:4222,nats://nats-3:4222"
   replicas = 1

@@ -31,6 +31,8 @@ type Store interface {
 
 // Cluster holds a job for each function. Its errors are of code Invalid and Unavailable.
 type Cluster interface {
+	// Ping tells whether the cluster answers.
+	Ping(ctx context.Context) error
 	// Prepare checks that the cluster can run the function, and notes in d what it has to be known of the cluster for that.
 	Prepare(ctx context.Context, d *api.Definition) error
 	Register(ctx context.Context, d *api.Definition) error
@@ -173,14 +175,27 @@ func (s *Service) undoCreate(ctx context.Context, d api.Definition) {
 }
 
 // Update changes the function and its job. Calls that have a container finish with what they were started with. After an error the
-// function is as it was. The error is of code Invalid, NotFound or Unavailable.
+// function is as it was; one while the cluster is away leaves its revision too, so that the containers that wait for its calls still are of use. The error is of
+// code NotFound or Invalid, also while the cluster is away, or Unavailable.
 func (s *Service) Update(ctx context.Context, account, name string, update api.FunctionUpdate) (api.Function, error) {
-	var pulled api.Definition
+	known, err := s.cfg.Store.Get(ctx, account, name)
+	if err != nil {
+		return api.Function{}, err
+	}
+	// What is wrong with the update is said before a registry or the cluster is asked.
+	if _, err := update.Apply(known.Function); err != nil {
+		return api.Function{}, err
+	}
 	if update.Pull {
-		var err error
-		if pulled, err = s.resolveAgain(ctx, account, name); err != nil {
+		if known.Image, err = s.resolveAgain(ctx, &known); err != nil {
 			return api.Function{}, err
 		}
+		if err := checkCommand(&known); err != nil {
+			return api.Function{}, err
+		}
+	}
+	if err := s.cfg.Cluster.Ping(ctx); err != nil {
+		return api.Function{}, err
 	}
 	var before api.Definition
 	d, err := s.cfg.Store.Update(ctx, account, name, func(d *api.Definition) error {
@@ -196,10 +211,10 @@ func (s *Service) Update(ctx context.Context, account, name string, update api.F
 		if !update.Pull {
 			return nil
 		}
-		if d.ID != pulled.ID {
+		if d.ID != known.ID {
 			return api.Errorf(api.NotFound, "the function %s was removed meanwhile, and another created", name)
 		}
-		d.Image = pulled.Image
+		d.Image = known.Image
 		return checkCommand(d)
 	})
 	if err != nil {
@@ -212,25 +227,22 @@ func (s *Service) Update(ctx context.Context, account, name string, update api.F
 	return d.Function, nil
 }
 
-// resolveAgain returns the function with what its image stands for now.
-func (s *Service) resolveAgain(ctx context.Context, account, name string) (api.Definition, error) {
-	d, err := s.cfg.Store.Get(ctx, account, name)
-	if err != nil {
-		return api.Definition{}, err
-	}
+// resolveAgain returns what the function's image stands for now.
+func (s *Service) resolveAgain(ctx context.Context, d *api.Definition) (api.Image, error) {
 	resolve := s.cfg.Images.ResolveFromRegistry
 	if d.Image.Local {
 		// No registry had it. It may have been built again, or pushed, which the daemon knows too.
 		resolve = s.cfg.Images.Resolve
 	}
-	d.Image, err = resolve(ctx, account, d.Function.Config.Image)
-	return d, err
+	return resolve(ctx, d.Account, d.Function.Config.Image)
 }
 
+// undoUpdate takes an update back that the cluster has refused, or did not answer to. It is a change like any other, with a revision of its own: containers
+// may have been started with the one that is taken back.
 func (s *Service) undoUpdate(ctx context.Context, before, after api.Definition) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
-	_, err := s.cfg.Store.Update(ctx, after.Account, after.Function.Name, func(d *api.Definition) error {
+	undone, err := s.cfg.Store.Update(ctx, after.Account, after.Function.Name, func(d *api.Definition) error {
 		if d.ID != after.ID || d.Revision != after.Revision {
 			return api.Errorf(api.Conflict, "it has changed again")
 		}
@@ -239,5 +251,10 @@ func (s *Service) undoUpdate(ctx context.Context, before, after api.Definition) 
 	})
 	if err != nil {
 		s.log.Error("an update that could not be registered stays", "function", after.ID, "error", err)
+		return
+	}
+	// Its job may be that of the update, of which only the answer was lost.
+	if err := s.cfg.Cluster.Register(ctx, &undone); err != nil {
+		s.log.Warn("the job of a function whose update was taken back is registered later", "function", after.ID, "error", err)
 	}
 }

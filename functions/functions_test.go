@@ -178,6 +178,10 @@ func (f *fakes) RemoveFunction(ctx context.Context, function string) error {
 // cluster is the fakes as a Cluster.
 type cluster struct{ f *fakes }
 
+func (c cluster) Ping(ctx context.Context) error {
+	return c.f.do(ctx, "Cluster.Ping", func() {})
+}
+
 func (c cluster) Prepare(ctx context.Context, _ *api.Definition) error {
 	return c.f.do(ctx, "Cluster.Prepare", func() {})
 }
@@ -456,6 +460,84 @@ func TestUpdateFails(t *testing.T) {
 			f.fail = nil
 			require.NoError(t, s.Repair(t.Context()))
 			require.Equal(t, f.defs["acme/hello"].Revision, f.registered["acme/hello"], "its job is the latest, or will be")
+		})
+	}
+}
+
+// TestUpdateWithoutTheCluster: containers that wait for a call are of the revision that there is. An update that is refused leaves it, and so them.
+func TestUpdateWithoutTheCluster(t *testing.T) {
+	t.Parallel()
+	timeout, wrong := 7, 0
+	for name, c := range map[string]struct {
+		name   string
+		update api.FunctionUpdate
+		code   api.Code
+		done   []string
+	}{
+		"no such function":           {"none", api.FunctionUpdate{Timeout: &timeout}, api.NotFound, []string{"Store.Get"}},
+		"no such function to pull":   {"none", api.FunctionUpdate{Pull: true}, api.NotFound, []string{"Store.Get"}},
+		"a wrong value":              {"hello", api.FunctionUpdate{Timeout: &wrong}, api.Invalid, []string{"Store.Get"}},
+		"a wrong value, with a pull": {"hello", api.FunctionUpdate{Timeout: &wrong, Pull: true}, api.Invalid, []string{"Store.Get"}},
+		"a right one":                {"hello", api.FunctionUpdate{Timeout: &timeout}, api.Unavailable, []string{"Store.Get", "Cluster.Ping"}},
+		"a new address":              {"hello", api.FunctionUpdate{Refresh: true}, api.Unavailable, []string{"Store.Get", "Cluster.Ping"}},
+		"a pull":                     {"hello", api.FunctionUpdate{Pull: true}, api.Unavailable, []string{"Store.Get", "Images.ResolveFromRegistry", "Cluster.Ping"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, s, _ := created(t)
+			before := f.defs["acme/hello"]
+			f.fail["Cluster.Ping"], f.fail["Cluster.Register"] = errAway, errAway
+			_, err := s.Update(t.Context(), "acme", c.name, c.update)
+			requireCode(t, c.code, err)
+			require.Equal(t, before, f.defs["acme/hello"], "its revision too")
+			require.Equal(t, c.done, f.done)
+		})
+	}
+	t.Run("an image without a command", func(t *testing.T) {
+		t.Parallel()
+		f, s, _ := created(t)
+		f.images["busybox"] = api.Image{Ref: "busybox@sha256:9"}
+		f.fail["Cluster.Ping"] = errAway
+		_, err := s.Update(t.Context(), "acme", "hello", api.FunctionUpdate{Pull: true})
+		requireCode(t, api.Invalid, err)
+	})
+}
+
+// TestAnUpdateIsUndoneWithItsJob: where the cluster goes away after it was asked, or refuses the job, the function and its job are as they were, and of one
+// revision as soon as the cluster answers.
+func TestAnUpdateIsUndoneWithItsJob(t *testing.T) {
+	t.Parallel()
+	timeout := 7
+	for name, c := range map[string]struct {
+		fail       error
+		answerLost bool
+		stays      bool // away
+	}{
+		"the cluster refuses it":     {fail: api.Errorf(api.Invalid, "no such node pool")},
+		"only its answer was lost":   {fail: errAway, answerLost: true},
+		"it has gone away meanwhile": {fail: errAway, stays: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, s, before := created(t)
+			f.fail["Cluster.Register"], f.after = c.fail, c.answerLost
+			registrations := 0
+			f.before = func(operation string) {
+				if operation != "Cluster.Register" {
+					return
+				}
+				if registrations++; registrations == 2 && !c.stays {
+					delete(f.fail, operation)
+				}
+			}
+			_, err := s.Update(t.Context(), "acme", "hello", api.FunctionUpdate{Timeout: &timeout})
+			requireCode(t, api.CodeOf(c.fail), err)
+			require.Equal(t, before, f.defs["acme/hello"].Function)
+			if c.stays {
+				delete(f.fail, "Cluster.Register")
+				require.NoError(t, s.Repair(t.Context()))
+			}
+			require.Equal(t, map[string]uint64{"acme/hello": f.defs["acme/hello"].Revision}, f.registered)
 		})
 	}
 }

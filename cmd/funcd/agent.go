@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -148,7 +149,6 @@ type agent struct {
 // newAgent joins the parts. It starts nothing.
 func newAgent(s *settings, dev bool, log *slog.Logger) (*agent, error) {
 	a := &agent{settings: s, dev: dev, log: log, failed: make(chan error, 4)}
-	a.background, a.cancel = context.WithCancel(context.Background())
 	var err error
 	if s.HTTPS != nil {
 		if a.certificate, err = loadCertificate(s.HTTPS.CertFile, s.HTTPS.KeyFile, log); err != nil {
@@ -162,8 +162,9 @@ func newAgent(s *settings, dev bool, log *slog.Logger) (*agent, error) {
 	a.functions = consul.NewFunctions(a.consul)
 	a.keys = consul.NewCredentials(a.consul)
 	if a.images, err = images.New(images.Config{DockerHost: s.Docker.Host, Logins: s.logins, Logger: log}); err != nil {
-		return nil, err
+		return nil, cannot("docker.host", s.Docker.Host, err)
 	}
+	a.background, a.cancel = context.WithCancel(context.Background())
 	return a, nil
 }
 
@@ -192,7 +193,7 @@ func (a *agent) Start(ctx context.Context) error {
 		PurgeRate: s.Nomad.PurgeRate, Variables: s.Nomad.Variables, Logins: a.images.Login, Logger: a.log,
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("nomad: %w", err)
 	}
 	if err := a.checkPlacement(ctx); err != nil {
 		return err
@@ -225,7 +226,7 @@ func (a *agent) Start(ctx context.Context) error {
 		Logger: a.log,
 	})
 	if err != nil {
-		return err
+		return s.cannotOpen(err)
 	}
 	delivery := a.newCallbacks()
 	a.scheduler = scheduler.New(scheduler.Config{
@@ -272,7 +273,7 @@ func (a *agent) Start(ctx context.Context) error {
 	a.running.Go(func() { a.learnCluster(a.background) })
 	a.running.Go(func() { delivery.Run(a.background) })
 	if err := a.scheduler.ServeAll(ctx); err != nil {
-		return err
+		return fmt.Errorf("the calls that wait can't be taken up: %w", err)
 	}
 	a.running.Go(func() { a.keepServing(a.background) })
 	a.running.Go(func() { a.keepQuotas(a.background) })
@@ -281,18 +282,18 @@ func (a *agent) Start(ctx context.Context) error {
 			a.log.Error("this server does no upkeep", "error", err)
 		}
 	})
+	registered, unregister := context.WithCancel(a.background)
+	a.unregister = unregister // before there is a listener, as Stop calls it where there is one
 	if err := a.listen(runner); err != nil {
 		return err
 	}
-	registered, unregister := context.WithCancel(a.background)
-	a.unregister = unregister
 	for _, service := range a.registrations() {
 		a.running.Go(func() { a.consul.KeepRegistered(registered, service) })
 	}
 	return nil
 }
 
-// listen opens the API's listener and, where containers have it mounted, the runner's socket.
+// listen opens the API's listeners and, where containers have it mounted, the runner's socket, and serves them. After an error none is open.
 func (a *agent) listen(runner *preparedRunner) error {
 	s := a.settings
 	cfg := httpapi.Config{
@@ -324,34 +325,22 @@ func (a *agent) listen(runner *preparedRunner) error {
 	}
 	handlers := httpapi.New(cfg)
 	a.handlers = handlers
-	if s.HTTP != "" {
-		listener, err := listenTCP(s.HTTP)
-		if err != nil {
-			return err
-		}
-		a.http = a.serve(bounded{limit(listener, s.Limits.Connections), s.writeTime}, handlers.Handler(s.Runner.Mode == runnerHTTP), nil)
+	opened, err := a.openListeners(runner)
+	if err != nil {
+		return err
 	}
-	if s.HTTPS != nil {
-		listener, err := listenTCP(s.HTTPS.Address)
-		if err != nil {
-			return err
-		}
-		a.https = a.serve(bounded{limit(listener, s.Limits.Connections), s.writeTime}, handlers.Handler(s.Runner.Mode == runnerHTTP), a.certificate.config())
+	if opened.http != nil {
+		a.http = a.serve(a.bound(opened.http), handlers.Handler(s.Runner.Mode == runnerHTTP), nil)
+	}
+	if opened.https != nil {
+		a.https = a.serve(a.bound(opened.https), handlers.Handler(s.Runner.Mode == runnerHTTP), a.certificate.config())
 		a.running.Go(func() { every(a.background, certificatePeriod, a.certificate.look) })
 	}
-	if s.Metrics != "" {
-		listener, err := listenTCP(s.Metrics)
-		if err != nil {
-			return err
-		}
-		a.metrics = a.serve(bounded{limit(listener, s.Limits.Connections), s.writeTime}, metricsHandler(a.store.Totals), nil)
+	if opened.metrics != nil {
+		a.metrics = a.serve(a.bound(opened.metrics), metricsHandler(a.store.Totals), nil)
 	}
-	if s.Runner.Mode == runnerSocket {
-		socket, err := runner.listen()
-		if err != nil {
-			return err
-		}
-		a.runners = a.serve(bounded{limit(socket, s.Limits.Connections), s.writeTime}, handlers.RunnerHandler(), nil)
+	if opened.runners != nil {
+		a.runners = a.serve(a.bound(opened.runners), handlers.RunnerHandler(), nil)
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ func loadCertificate(certFile, keyFile string, log *slog.Logger) (*certificate, 
 	c := &certificate{certFile: certFile, keyFile: keyFile, log: log.With("component", "https", "cert_file", certFile)}
 	pair, found, err := c.read()
 	if err != nil {
-		return nil, fmt.Errorf("https: %w", err)
+		return nil, err
 	}
 	c.found = found
 	c.use(pair)
@@ -76,17 +76,17 @@ func (c *certificate) use(pair *tls.Certificate) {
 func (c *certificate) read() (pair *tls.Certificate, found string, err error) {
 	cert, err := os.ReadFile(c.certFile)
 	if err != nil {
-		return nil, err.Error(), err
+		return nil, err.Error(), cannot("https.cert_file", c.certFile, err)
 	}
 	key, err := os.ReadFile(c.keyFile)
 	if err != nil {
-		return nil, err.Error(), err
+		return nil, err.Error(), cannot("https.key_file", c.keyFile, err)
 	}
 	certSum, keySum := sha256.Sum256(cert), sha256.Sum256(key)
 	found = hex.EncodeToString(append(certSum[:], keySum[:]...))
 	p, err := tls.X509KeyPair(cert, key)
 	if err != nil {
-		return nil, found, fmt.Errorf("%s and %s: %w", c.certFile, c.keyFile, err)
+		return nil, found, fmt.Errorf("https.cert_file and https.key_file: %s and %s: %w", c.certFile, c.keyFile, err)
 	}
 	return &p, found, nil
 }

@@ -133,6 +133,6 @@ func TestCertificateMustBeThereAtTheStart(t *testing.T) {
 		"a directory":         {filepath.Dir(one.cert), one.key},
 	} {
 		_, err := loadCertificate(f.cert, f.key, slog.New(slog.DiscardHandler))
-		require.ErrorContains(t, err, "https: ", name)
+		require.ErrorContains(t, err, "https.", name)
 	}
 }

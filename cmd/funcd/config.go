@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,6 +65,9 @@ type limitsConfig struct {
 	QueuedBytes   int    `hcl:"queued_bytes,optional"`
 	Starts        int    `hcl:"starts,optional"`
 	Connections   int    `hcl:"connections,optional"`
+	Headers       int    `hcl:"headers,optional"`
+	HeaderTime    string `hcl:"header_time,optional"`
+	IdleTime      string `hcl:"idle_time,optional"`
 	DiskFree      int    `hcl:"disk_free,optional"`
 	StoredOutputs int    `hcl:"stored_outputs,optional"`
 	StoredLogs    int    `hcl:"stored_logs,optional"`
@@ -187,6 +190,10 @@ func defaultConfig() config {
 			UnfetchedTime:  "168h",
 			UnfetchedCalls: calls.DefaultUnfetchedCalls,
 
+			Headers:    maxHeaders,
+			HeaderTime: "10s",
+			IdleTime:   "2m",
+
 			KeptTime:      "720h",
 			BodyTime:      "1m",
 			WriteTime:     "1m",
@@ -247,6 +254,8 @@ func describe(diagnostics hcl.Diagnostics) string {
 type settings struct {
 	config
 	level          slog.Level
+	headerTime     time.Duration
+	idleTime       time.Duration
 	bodyTime       time.Duration
 	writeTime      time.Duration
 	outputTime     time.Duration
@@ -292,68 +301,13 @@ func (c config) check() (*settings, error) {
 	if _, _, err := net.SplitHostPort(c.Metrics); err != nil && c.Metrics != "" {
 		return nil, fmt.Errorf("metrics: %q must be of the form host:port", c.Metrics)
 	}
-	for name, d := range map[string]struct {
-		text string
-		to   *time.Duration
-	}{
-		"limits.body_time":       {c.Limits.BodyTime, &s.bodyTime},
-		"limits.write_time":      {c.Limits.WriteTime, &s.writeTime},
-		"limits.output_time":     {c.Limits.OutputTime, &s.outputTime},
-		"limits.unfetched_time":  {c.Limits.UnfetchedTime, &s.unfetchedTime},
-		"limits.call_lease":      {c.Limits.CallLease, &s.lease},
-		"limits.pull_time":       {c.Limits.PullTime, &s.pullTime},
-		"limits.orphan_time":     {c.Limits.OrphanTime, &s.orphanTime},
-		"limits.kept_time":       {c.Limits.KeptTime, &s.keptTime},
-		"limits.retry_pause":     {c.Limits.RetryPause, &s.retry.First},
-		"limits.retry_pause_max": {c.Limits.RetryPauseMax, &s.retry.Most},
-		"nomad.dead_time":        {c.Nomad.DeadTime, &s.deadTime},
-		"runner.patience":        {c.Runner.Patience, &s.patience},
-		"slots.idle":             {c.Slots.Idle, &s.idle},
-		"nomad.max_kill_timeout": {c.Nomad.MaxKillTimeout, &s.maxKillTimeout},
-	} {
-		value, err := time.ParseDuration(d.text)
-		if err != nil || value <= 0 {
-			return nil, fmt.Errorf(`%s: %q must be a duration such as "30s"`, name, d.text)
-		}
-		*d.to = value
+	if err := c.checkAddresses(); err != nil {
+		return nil, err
 	}
-	for name, d := range map[string]struct {
-		text string
-		to   *time.Duration
-	}{"stop.drain": {c.Stop.Drain, &s.drain}, "stop.finish": {c.Stop.Finish, &s.finish}} {
-		value, err := time.ParseDuration(d.text)
-		if err != nil || value < 0 {
-			return nil, fmt.Errorf(`%s: %q must be a duration such as "5s", or "0s"`, name, d.text)
-		}
-		*d.to = value
+	if err := s.checkBounds(); err != nil {
+		return nil, err
 	}
-	positive := map[string]int{
-		"nomad.purge_rate": c.Nomad.PurgeRate,
-		"quota":            c.Quota, "nats.replicas": c.NATS.Replicas, "nomad.priority": c.Nomad.Priority,
-		"limits.queued_calls": c.Limits.QueuedCalls, "limits.queued_bytes": c.Limits.QueuedBytes,
-		"limits.starts": c.Limits.Starts, "limits.pulls": c.Limits.Pulls,
-		"limits.payload": c.Limits.Payload, "limits.output": c.Limits.Output,
-		"limits.stored_outputs": c.Limits.StoredOutputs, "limits.stored_logs": c.Limits.StoredLogs,
-		"limits.kept_calls": c.Limits.KeptCalls, "limits.connections": c.Limits.Connections,
-		"limits.unfetched_calls": c.Limits.UnfetchedCalls,
-	}
-	for _, name := range slices.Sorted(maps.Keys(positive)) {
-		if positive[name] < 1 {
-			return nil, fmt.Errorf("%s: must be at least 1", name)
-		}
-	}
-	for name, value := range map[string]int{"limits.payload": c.Limits.Payload, "limits.output": c.Limits.Output} {
-		if value > mebibyte {
-			return nil, fmt.Errorf("%s: must be at most %d: a call travels as one message", name, mebibyte)
-		}
-	}
-	for name, value := range map[string]int{"slots.function": c.Slots.Function, "slots.account": c.Slots.Account, "slots.total": c.Slots.Total,
-		"nomad.dead_jobs": c.Nomad.DeadJobs, "limits.disk_free": c.Limits.DiskFree} {
-		if value < 0 {
-			return nil, fmt.Errorf("%s: must not be negative", name)
-		}
-	}
-	if err := errors.Join(s.checkIdempotency(), s.checkDead(), s.checkCallbacks()); err != nil {
+	if err := s.checkCallbacks(); err != nil {
 		return nil, err
 	}
 	for _, size := range c.Sizes {
@@ -390,9 +344,6 @@ func (c config) check() (*settings, error) {
 		}
 		s.logins = append(s.logins, login)
 	}
-	if c.Limits.StoredOutputs < c.Limits.Output {
-		return nil, fmt.Errorf("limits.stored_outputs: must be at least limits.output, %d", c.Limits.Output)
-	}
 	return s, s.checkRunner()
 }
 
@@ -413,6 +364,36 @@ func (c config) checkHTTPS() error {
 	return nil
 }
 
+// checkAddresses refuses what is no address, or no name, of a part that the server would wait for in vain.
+func (c config) checkAddresses() error {
+	switch {
+	case c.DataDir == "":
+		return errors.New("data_dir: must name a directory")
+	case c.Consul.Service == "":
+		return errors.New("consul.service: must be a name")
+	}
+	for _, a := range []struct {
+		name, text, url string
+		schemes         []string
+	}{
+		{"api_address", c.Address, c.Address, []string{"http", "https"}},
+		{"consul.address", c.Consul.Address, endpoint(c.Consul.Address), []string{"http", "https", "unix"}},
+		{"nomad.address", c.Nomad.Address, c.Nomad.Address, []string{"http", "https", "unix"}},
+		{"nomad.ui_address", c.Nomad.UIAddress, c.Nomad.UIAddress, []string{"http", "https"}},
+	} {
+		if a.text != "" && !isURL(a.url, a.schemes...) {
+			return fmt.Errorf(`%s: %q must be an address such as "http://127.0.0.1:80", with one of %s`, a.name, a.text, strings.Join(a.schemes, ", "))
+		}
+	}
+	return nil
+}
+
+// isURL tells whether the text is a URL of one of these schemes that somebody could answer at.
+func isURL(text string, schemes ...string) bool {
+	u, err := url.Parse(text)
+	return err == nil && slices.Contains(schemes, u.Scheme) && (u.Hostname() != "" || u.Scheme == "unix" && u.Path != "")
+}
+
 func (s *settings) checkRunner() error {
 	r := s.Runner
 	switch r.Mode {
@@ -424,8 +405,8 @@ func (s *settings) checkRunner() error {
 		if r.Address == "" {
 			return errors.New(`runner.address: is required with mode "http": where containers reach this server, such as "http://10.0.0.5:3862"`)
 		}
-		if !strings.HasPrefix(r.Address, "http://") && !strings.HasPrefix(r.Address, "https://") {
-			return fmt.Errorf("runner.address: %q must begin with http:// or https://", r.Address)
+		if !isURL(r.Address, "http", "https") {
+			return fmt.Errorf("runner.address: %q must begin with http:// or https:// and name a host", r.Address)
 		}
 		// Few images have certificates of their own.
 		if strings.HasPrefix(r.Address, "https://") && r.CAFile == "" {

@@ -62,6 +62,9 @@ func TestDefaults(t *testing.T) {
 		require.Equal(t, 50<<20, s.Limits.StoredOutputs)
 		require.Equal(t, 50<<20, s.Limits.StoredLogs)
 		require.Equal(t, time.Minute, s.bodyTime)
+		require.Equal(t, 10*time.Second, s.headerTime)
+		require.Equal(t, 2*time.Minute, s.idleTime)
+		require.Equal(t, 64<<10, s.Limits.Headers)
 		require.Equal(t, 30*time.Second, s.maxKillTimeout)
 		require.Equal(t, []string{"*"}, s.Nomad.Datacenters)
 		require.Equal(t, 50, s.Nomad.Priority)
@@ -82,7 +85,7 @@ func TestSettings(t *testing.T) {
 		http      = "10.0.0.5:80"
 		log_level = "debug"
 		limits {
-			payload = 1000
+			payload = 10000
 		}
 		nomad {
 			namespace   = "funcd"
@@ -98,7 +101,7 @@ func TestSettings(t *testing.T) {
 	`)
 	require.NoError(t, err)
 	require.Equal(t, "10.0.0.5:80", s.HTTP)
-	require.Equal(t, 1000, s.Limits.Payload)
+	require.Equal(t, 10000, s.Limits.Payload)
 	require.Equal(t, 1<<20, s.Limits.Output, "what a block does not set keeps its default")
 	require.Equal(t, "funcd", s.Nomad.Namespace)
 	require.Equal(t, []string{"dc1", "dc2"}, s.Nomad.Datacenters)
@@ -106,6 +109,25 @@ func TestSettings(t *testing.T) {
 	require.Equal(t, []string{"net_raw", "mknod"}, s.Nomad.CapDrop)
 	require.Equal(t, jobs.Size{Cores: 2, Memory: 100, MemoryMax: 200, NodePool: "small"}, s.sizes["s1"])
 	require.Equal(t, jobs.DefaultSizes()["s2"], s.sizes["s2"])
+}
+
+// What is next to the wrong ones.
+func TestAddresses(t *testing.T) {
+	t.Parallel()
+	for name, addresses := range map[string][]string{
+		"consul.address":   {"127.0.0.1:8500", "consul:8500", "localhost", "[::1]:8500", "http://127.0.0.1:8500", "https://consul.example", "unix:///run/consul.sock", ""},
+		"nomad.address":    {"http://127.0.0.1:4646", "https://nomad.example:4646", "unix:///run/nomad.sock", ""},
+		"nomad.ui_address": {"https://nomad.example/ui", ""},
+	} {
+		for _, address := range addresses {
+			_, err := load(t, setting(name, fmt.Sprintf("%q", address), ""))
+			require.NoError(t, err, "%s = %q", name, address)
+		}
+	}
+	_, err := load(t, "api_address = \"https://funcd.example:8443/\"\n")
+	require.NoError(t, err)
+	_, err = load(t, "runner {\n mode = \"http\"\n address = \"http://[fd00::5]:3862\"\n}\n")
+	require.NoError(t, err)
 }
 
 func TestWrongConfigs(t *testing.T) {
@@ -139,7 +161,7 @@ func TestWrongConfigs(t *testing.T) {
 		"metrics without a port":     {"metrics = \"127.0.0.1\"\n", "metrics:", false},
 		"no quota":                   {"quota = 0\n", "quota: must be at least 1", false},
 		"less than no quota":         {"quota = -1\n", "quota: must be at least 1", false},
-		"no payload":                 {"limits {\n payload = 0\n}\n", "limits.payload: must be at least 1", false},
+		"no payload":                 {"limits {\n payload = 0\n}\n", "limits.payload: must be at least 4096", false},
 		"too big a payload":          {"limits {\n payload = 1048577\n}\n", "limits.payload: must be at most 1048576", false},
 		"too big an output":          {"limits {\n output = 1048577\n}\n", "limits.output: must be at most 1048576", false},
 		"no queue":                   {"limits {\n queued_calls = 0\n}\n", "limits.queued_calls:", false},
@@ -148,6 +170,16 @@ func TestWrongConfigs(t *testing.T) {
 		"a time that is none":        {"limits {\n body_time = \"soon\"\n}\n", "limits.body_time:", false},
 		"a time without its unit":    {"limits {\n call_lease = \"30\"\n}\n", "limits.call_lease:", false},
 		"a time of less than none":   {"nomad {\n max_kill_timeout = \"-1s\"\n}\n", "nomad.max_kill_timeout:", false},
+		"nowhere for data":           {"data_dir = \"\"\n", "data_dir: must name a directory", false},
+		"no service":                 {"consul {\n service = \"\"\n}\n", "consul.service: must be a name", false},
+		"a Consul by something":      {"consul {\n address = \"ftp://127.0.0.1:8500\"\n}\n", `consul.address: "ftp://127.0.0.1:8500" must be`, false},
+		"a Consul nowhere":           {"consul {\n address = \"http://\"\n}\n", `consul.address: "http://" must be`, false},
+		"a Consul that is none":      {"consul {\n address = \"a b\"\n}\n", `consul.address: "a b" must be`, false},
+		"a Nomad without its scheme": {"nomad {\n address = \"127.0.0.1:4646\"\n}\n", `nomad.address: "127.0.0.1:4646" must be`, false},
+		"a Nomad by a host's name":   {"nomad {\n address = \"localhost:4646\"\n}\n", `nomad.address: "localhost:4646" must be`, false},
+		"a UI without its scheme":    {"nomad {\n ui_address = \"nomad.example\"\n}\n", `nomad.ui_address: "nomad.example" must be`, false},
+		"an API without its scheme":  {"api_address = \"funcd.example\"\n", `api_address: "funcd.example" must be`, false},
+		"a runner's host is missing": {"runner {\n mode = \"http\"\n address = \"http://:3862\"\n}\n", `runner.address: "http://:3862" must be`, false},
 		"an unknown mode":            {"runner {\n mode = \"pipe\"\n}\n", "runner.mode:", false},
 		"http without an address":    {"runner {\n mode = \"http\"\n}\n", "runner.address: is required", false},
 		"http without its scheme":    {"runner {\n mode = \"http\"\n address = \"10.0.0.5:3862\"\n}\n", "runner.address:", false},

@@ -56,8 +56,8 @@ func TestThousandsWhoWaitAreCheap(t *testing.T) {
 	})
 	listener, err := listenTCP("127.0.0.1:0")
 	require.NoError(t, err)
-	a := &agent{log: log, failed: make(chan error, 1)}
-	server := a.serve(bounded{listener, time.Minute}, handlers.Handler(false), nil)
+	a := serving(t, "")
+	server := a.serve(a.bound(listener), handlers.Handler(false), nil)
 	defer a.running.Wait()
 	defer server.stop(log, 0)
 

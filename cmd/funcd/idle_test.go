@@ -3,11 +3,9 @@ package main
 import (
 	"bufio"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -16,8 +14,8 @@ import (
 func TestTenThousandIdleConnectionsAreCheap(t *testing.T) {
 	const connections, bound = 10_000, 400 << 20
 	p := newPipes()
-	a := &agent{log: slog.New(slog.DiscardHandler), failed: make(chan error, 1)}
-	server := a.serve(bounded{p, time.Minute}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }), nil)
+	a := serving(t, "")
+	server := a.serve(a.bound(p), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }), nil)
 	defer a.running.Wait()
 	defer server.stop(a.log, 0)
 	ask := func(conn net.Conn) {

@@ -25,7 +25,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 	const most = 3
 	listener, err := listenTCP("127.0.0.1:0")
 	require.NoError(t, err)
-	a := &agent{log: slog.New(slog.DiscardHandler), failed: make(chan error, 1)}
+	a := serving(t, "")
 	s := a.serve(bounded{limit(listener, most), time.Minute}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/hijack" {
 			conn, _, err := http.NewResponseController(w).Hijack()

@@ -17,13 +17,9 @@ import (
 	"github.com/funcd/funcd/httpapi"
 )
 
-// The bounds of a server's connections. There is none for writing an answer, as a call may be waited for all day: bounded does that.
 const (
-	headerTime = 10 * time.Second // also of a TLS handshake
-	idleTime   = 2 * time.Minute
-	maxHeaders = 64 << 10 // bytes; a call's headers travel with it
-	pollTime   = 30 * time.Second
-	stopTime   = 10 * time.Second // for requests that are being answered when the server stops
+	pollTime = 30 * time.Second // that a container's request for a call is held, before it asks again
+	stopTime = 10 * time.Second // for requests that are being answered when the server stops, beyond stop.finish
 )
 
 // keepAlive finds out within two and a half minutes that who waits for a call is gone without a word, and keeps a connection on which nothing is
@@ -123,15 +119,65 @@ type server struct {
 	hangUp  context.CancelCauseFunc // ends the requests that are being answered
 }
 
+// listeners are those of a server, open. Those that are not configured are nil.
+type listeners struct{ http, https, metrics, runners net.Listener }
+
+// openListeners opens all of them, or none: nobody is to be answered by a server that can't start.
+func (a *agent) openListeners(runner *preparedRunner) (opened listeners, err error) {
+	s, tcp := a.settings, func(address string) func() (net.Listener, error) {
+		return func() (net.Listener, error) { return listenTCP(address) }
+	}
+	defer func() {
+		for _, l := range []net.Listener{opened.http, opened.https, opened.metrics, opened.runners} {
+			if err != nil && l != nil {
+				l.Close()
+			}
+		}
+	}()
+	var https string
+	if s.HTTPS != nil {
+		https = s.HTTPS.Address
+	}
+	for _, l := range []struct {
+		to            *net.Listener
+		setting, text string
+		wanted        bool
+		open          func() (net.Listener, error)
+	}{
+		{&opened.http, "http", s.HTTP, s.HTTP != "", tcp(s.HTTP)},
+		{&opened.https, "https.address", https, s.HTTPS != nil, tcp(https)},
+		{&opened.metrics, "metrics", s.Metrics, s.Metrics != "", tcp(s.Metrics)},
+		{&opened.runners, "runner.socket_dir", s.Runner.SocketDir, s.Runner.Mode == runnerSocket, runner.listen},
+	} {
+		if !l.wanted {
+			continue
+		}
+		listener, err := l.open()
+		if err != nil {
+			return opened, cannot(l.setting, l.text, err)
+		}
+		*l.to = listener
+	}
+	return opened, nil
+}
+
+// headerSlack is what net/http reads beyond its bound of a request's headers.
+const headerSlack = 4096
+
+// bound puts the settings' bounds on a listener's connections. There is none for writing an answer, as a call may be waited for all day, but for each part of it.
+func (a *agent) bound(listener net.Listener) net.Listener {
+	return bounded{limit(listener, a.settings.Limits.Connections), a.settings.writeTime}
+}
+
 // serve answers the listener's requests with the handler, over TLS if it is given a configuration.
 func (a *agent) serve(listener net.Listener, handler http.Handler, secure *tls.Config) *server {
 	requests, hangUp := context.WithCancelCause(context.Background())
 	s := &server{
 		http: &http.Server{
 			Handler:           handler,
-			ReadHeaderTimeout: headerTime,
-			IdleTimeout:       idleTime,
-			MaxHeaderBytes:    maxHeaders,
+			ReadHeaderTimeout: a.settings.headerTime, // also of a TLS handshake
+			IdleTimeout:       a.settings.idleTime,
+			MaxHeaderBytes:    max(a.settings.Limits.Headers-headerSlack, 1), // 0 would be net/http's own default
 			TLSConfig:         secure,
 			Protocols:         new(http.Protocols),
 			ConnContext:       httpapi.ConnContext,

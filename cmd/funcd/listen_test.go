@@ -52,11 +52,20 @@ func (p *pipes) Close() error {
 
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
 
+// serving is an agent that serves listeners, with the bounds of a configuration.
+func serving(t *testing.T, text string) *agent {
+	s, err := load(t, text)
+	require.NoError(t, err)
+	return &agent{settings: s, log: slog.New(slog.DiscardHandler), failed: make(chan error, 1)}
+}
+
 // bubble serves the handler over pipes within a bubble of synctest.
-func bubble(t *testing.T, handler http.HandlerFunc) *pipes {
-	p := newPipes()
-	a := &agent{log: slog.New(slog.DiscardHandler), failed: make(chan error, 1)}
-	s := a.serve(bounded{p, time.Minute}, handler, nil)
+func bubble(t *testing.T, handler http.HandlerFunc) *pipes { return bubbleWith(t, "", handler) }
+
+// bubbleWith is bubble with settings.
+func bubbleWith(t *testing.T, text string, handler http.HandlerFunc) *pipes {
+	p, a := newPipes(), serving(t, text)
+	s := a.serve(a.bound(p), handler, nil)
 	t.Cleanup(func() {
 		s.stop(a.log, 0)
 		a.running.Wait()
@@ -87,43 +96,71 @@ func TestAnAnswerMayComeADayLater(t *testing.T) {
 
 func TestRequestsThatDoNotComeAreGivenUp(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct {
-		sent string
-		time time.Duration
+	for name, times := range map[string]struct {
+		text         string
+		header, idle time.Duration
 	}{
-		"nothing":                  {"", headerTime},
-		"half a header":            {"GET / HTTP/1.1\r\nHost: fun", headerTime},
-		"a request, then none":     {"GET / HTTP/1.1\r\nHost: funcd\r\n\r\n", idleTime},
-		"a request, then half one": {"GET / HTTP/1.1\r\nHost: funcd\r\n\r\nGET /", headerTime},
+		"by default":   {"", 10 * time.Second, 2 * time.Minute},
+		"as was set":   {"limits {\n header_time = \"3s\"\n idle_time = \"7m\"\n}\n", 3 * time.Second, 7 * time.Minute},
+		"sooner, idle": {"limits {\n header_time = \"30s\"\n idle_time = \"1s\"\n}\n", 30 * time.Second, time.Second},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				p := bubble(t, func(http.ResponseWriter, *http.Request) {})
-				begun, conn := time.Now(), p.dial()
-				defer conn.Close()
-				go func() { _, _ = io.WriteString(conn, c.sent) }()
-				_, err := io.Copy(io.Discard, conn) // until the server hangs up
-				require.NoError(t, err)
-				require.InDelta(t, c.time, time.Since(begun), float64(time.Second))
+		for what, c := range map[string]struct {
+			sent string
+			time time.Duration
+		}{
+			"nothing":                  {"", times.header},
+			"half a header":            {"GET / HTTP/1.1\r\nHost: fun", times.header},
+			"a request, then none":     {"GET / HTTP/1.1\r\nHost: funcd\r\n\r\n", times.idle},
+			"a request, then half one": {"GET / HTTP/1.1\r\nHost: funcd\r\n\r\nGET /", times.header},
+		} {
+			t.Run(what+" "+name, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					p := bubbleWith(t, times.text, func(http.ResponseWriter, *http.Request) {})
+					begun, conn := time.Now(), p.dial()
+					defer conn.Close()
+					go func() { _, _ = io.WriteString(conn, c.sent) }()
+					_, err := io.Copy(io.Discard, conn) // until the server hangs up
+					require.NoError(t, err)
+					require.Equal(t, c.time, time.Since(begun))
+				})
 			})
-		})
+		}
 	}
 }
 
 func TestHeadersAreBounded(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		p := bubble(t, func(http.ResponseWriter, *http.Request) { t.Error("it is handled") })
-		conn := p.dial()
-		defer conn.Close()
-		go func() {
-			_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: funcd\r\nX: "+strings.Repeat("x", 2*maxHeaders)+"\r\n\r\n")
-		}()
-		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		require.NoError(t, err)
-		require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, resp.StatusCode)
-	})
+	for name, c := range map[string]struct {
+		text string
+		most int
+	}{
+		"by default": {"", 65536},
+		"as was set": {"limits {\n headers = 10000\n}\n", 10000},
+		"the least":  {"limits {\n headers = 4096\n}\n", 4096},
+	} {
+		for _, over := range []int{-1, 0, 2, c.most} {
+			t.Run(fmt.Sprint(name, " and ", over), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					handled := false
+					p := bubbleWith(t, c.text, func(http.ResponseWriter, *http.Request) { handled = true })
+					conn := p.dial()
+					defer conn.Close()
+					const begin, end = "GET / HTTP/1.1\r\nHost: funcd\r\nX: ", "\r\n\r\n"
+					go func() { _, _ = io.WriteString(conn, begin+strings.Repeat("x", c.most+over-len(begin+end))+end) }()
+					resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+					require.NoError(t, err)
+					want := http.StatusOK
+					if over > 0 {
+						want = http.StatusRequestHeaderFieldsTooLarge
+					}
+					require.Equal(t, want, resp.StatusCode)
+					require.Equal(t, over <= 0, handled)
+				})
+			})
+		}
+	}
 }
 
 func TestSlowReadersAreBounded(t *testing.T) {
@@ -193,12 +230,12 @@ func TestSlowReadersAreBounded(t *testing.T) {
 // secured is a listener with a certificate, as newAgent and listen make it.
 func secured(t *testing.T, f pairFiles, handler http.HandlerFunc) (address string, c *certificate) {
 	t.Helper()
-	a := &agent{log: slog.New(slog.DiscardHandler), failed: make(chan error, 1)}
+	a := serving(t, "")
 	c, err := loadCertificate(f.cert, f.key, a.log)
 	require.NoError(t, err)
 	listener, err := listenTCP("127.0.0.1:0")
 	require.NoError(t, err)
-	s := a.serve(bounded{listener, time.Minute}, handler, c.config())
+	s := a.serve(a.bound(listener), handler, c.config())
 	t.Cleanup(func() {
 		s.stop(a.log, 0)
 		a.running.Wait()

@@ -24,11 +24,14 @@ type preparedRunner struct {
 	archive []byte // for containers that download it
 }
 
+// maxSocketPath is how long the path of a Unix socket may be, in bytes: sun_path has 108 and ends with a 0 (unix(7)).
+const maxSocketPath = 107
+
 // prepareRunner puts the runner into the directory that is mounted, or into an archive.
 func prepareRunner(s *settings) (*preparedRunner, error) {
 	program, err := os.ReadFile(s.Runner.Path)
 	if err != nil {
-		return nil, err
+		return nil, cannot("runner.path", s.Runner.Path, err)
 	}
 	if s.Runner.Mode == runnerHTTP {
 		archive, err := pack(program)
@@ -40,7 +43,7 @@ func prepareRunner(s *settings) (*preparedRunner, error) {
 		if strings.HasPrefix(s.Runner.Address, "https://") {
 			authorities, err := os.ReadFile(s.Runner.CAFile)
 			if err != nil {
-				return nil, fmt.Errorf("runner.ca_file: %w", err)
+				return nil, cannot("runner.ca_file", s.Runner.CAFile, err)
 			}
 			if !x509.NewCertPool().AppendCertsFromPEM(authorities) {
 				return nil, fmt.Errorf("runner.ca_file: %s holds no certificate in PEM", s.Runner.CAFile)
@@ -50,34 +53,39 @@ func prepareRunner(s *settings) (*preparedRunner, error) {
 		return r, nil
 	}
 	dir, err := filepath.Abs(s.Runner.SocketDir)
-	if err != nil {
-		return nil, err
+	if socket := filepath.Join(dir, jobs.SocketFile); err == nil && len(socket) > maxSocketPath {
+		err = fmt.Errorf("the path of the socket in it, %s, has %d bytes and may have %d", socket, len(socket), maxSocketPath)
 	}
+	if err == nil {
+		err = install(program, dir)
+	}
+	if err != nil {
+		return nil, cannot("runner.socket_dir", s.Runner.SocketDir, err)
+	}
+	return &preparedRunner{job: jobs.Runner{SocketDir: dir, Patience: s.patience}}, nil
+}
+
+// install puts the program into the directory that is mounted.
+func install(program []byte, dir string) error {
 	// Containers run as any user: all may enter and execute. What may be done over the socket is decided by the token.
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
+		return err
 	}
 	name := filepath.Join(dir, jobs.RunnerFile)
 	if old, err := os.ReadFile(name); err == nil && bytes.Equal(old, program) {
 		// A disk that is full has no room for another one.
-		if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(name, 0o755)); err != nil {
-			return nil, err
-		}
-		return &preparedRunner{job: jobs.Runner{SocketDir: dir, Patience: s.patience}}, nil
+		return errors.Join(os.Chmod(dir, 0o755), os.Chmod(name, 0o755))
 	}
 	// The old one may be running in containers, and can't be written to: a new file takes its name.
 	temporary := name + ".new"
 	if err := os.WriteFile(temporary, program, 0o755); err != nil {
-		return nil, err
+		return err
 	}
 	// A umask takes away what others need.
 	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(temporary, 0o755)); err != nil {
-		return nil, err
+		return err
 	}
-	if err := os.Rename(temporary, name); err != nil {
-		return nil, err
-	}
-	return &preparedRunner{job: jobs.Runner{SocketDir: dir, Patience: s.patience}}, nil
+	return os.Rename(temporary, name)
 }
 
 // pack makes a tar.gz, as an artifact keeps a file's permission to be executed only within an archive. It is the same each time for the same program.
