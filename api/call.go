@@ -30,7 +30,7 @@ type Call struct {
 	Name     string // the function's name
 	Account  string
 	Accepted time.Time
-	Env      []string    // CGI variables made from the request, "NAME=value"
+	Env      Env         // CGI variables made from the request
 	Held     bool        `json:",omitempty"` // what is known of it is in the memory of the server that has accepted it, as its caller waits there
 	Options  CallOptions `json:",omitzero"`
 	Payload  []byte      `json:"-"`
@@ -96,9 +96,6 @@ type Record struct {
 	Code       Code        `json:",omitempty"` // why it failed
 	Message    string      `json:",omitempty"` // why it failed, or why it still waits
 }
-
-// Shown tells whether the call is one for /status: not if its answer was fetched, unless it is kept.
-func (r *Record) Shown() bool { return r.Fetched.IsZero() || r.Options.Keep > 0 }
 
 // Event is one line of /logs.
 type Event struct {

@@ -8,16 +8,15 @@ import (
 
 // DeadLetter is a call that has failed and is kept with its payload, to be looked at and queued again.
 type DeadLetter struct {
-	CallID     string `json:"CallId"`
-	Function   string // the function's name
-	Created    Timestamp
-	Started    *Timestamp `json:",omitempty"` // its last attempt, if it had one
-	Ended      Timestamp
-	Attempts   int // how often the function was started for it
-	ExitCode   int `json:",omitempty"`
-	Message    string
-	Size       int    // bytes of the payload
-	RequeuedAs string `json:",omitempty"` // the call that it is becoming: what has broken off goes on when it is requeued again
+	CallID   string `json:"CallId"`
+	Function string // the function's name
+	Created  Timestamp
+	Started  *Timestamp `json:",omitempty"` // its last attempt, if it had one
+	Ended    Timestamp
+	Attempts int // how often the function was started for it
+	ExitCode int `json:",omitempty"`
+	Message  string
+	Size     int // bytes of the payload
 
 	// Only in the answer to one letter.
 	Env     []string `json:",omitempty"` // the CGI variables of its request

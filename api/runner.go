@@ -49,7 +49,7 @@ type Assignment struct {
 	CallID     string
 	Function   string // the function's internal id; comes back in the Result
 	Command    []string
-	Env        []string      // put over the container's own, later ones win
+	Env        Env           // put over the container's own, later ones win
 	LinkEnv    []string      `json:",omitempty"` // put under the container's own, as Docker does with those of links
 	Hosts      []string      `json:",omitempty"` // lines of /etc/hosts, for the links
 	Tty        bool          `json:",omitempty"`

@@ -47,8 +47,8 @@ func (s *Store) callbacks(ctx context.Context, account string) (*anchored, error
 	})
 }
 
-// QueueCallback stores a callback until ServeCallbacks has delivered it. It is on disk when this returns nil. One that is queued again within two
-// minutes is not. The error is of code TooLarge if the account has too many, else Unavailable.
+// QueueCallback stores a callback until ServeCallbacks has delivered it. It is on disk when this returns nil. One that is there, or is queued again within two
+// minutes, is not queued once more. The error is of code TooLarge if the account has too many, else Unavailable.
 func (s *Store) QueueCallback(ctx context.Context, cb api.Callback, body []byte) error {
 	if err := checkIDs(cb.Function, cb.CallID); err != nil {
 		return err
@@ -64,8 +64,12 @@ func (s *Store) QueueCallback(ctx context.Context, cb api.Callback, body []byte)
 		Subject: callbackSubject(cb.Account, cb.Function, cb.CallID),
 		Header:  nats.Header{callbackHeader: []string{string(head)}},
 		Data:    body,
-	}, jetstream.WithMsgID(cb.CallID), jetstream.WithExpectStream(callbackStream(cb.Account)), untilLeader, leaderPause)
-	if refused, ok := errors.AsType[*jetstream.APIError](err); ok && strings.HasPrefix(refused.Description, "maximum ") {
+	}, jetstream.WithMsgID(cb.CallID), unlessThere, jetstream.WithExpectStream(callbackStream(cb.Account)), untilLeader, leaderPause)
+	refused, _ := errors.AsType[*jetstream.APIError](err)
+	if isThere(refused) {
+		return nil
+	}
+	if refused != nil && strings.HasPrefix(refused.Description, "maximum ") {
 		return api.Wrap(api.TooLarge, err, "too many callbacks wait")
 	}
 	if err != nil {

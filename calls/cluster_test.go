@@ -124,7 +124,9 @@ func TestCluster(t *testing.T) {
 	})
 	t.Run("one of many writers wins", func(t *testing.T) {
 		for round := range 20 {
-			rec := api.Record{CallID: newCall("f", round).ID, Function: "cas", Account: "acme", State: api.Running}
+			call := newCall("cas", round)
+			require.NoError(t, a.Enqueue(t.Context(), call))
+			rec := api.Record{CallID: call.ID, Function: "cas", Account: "acme", State: api.Running}
 			codes := make(chan api.Code)
 			for i := range 8 {
 				store := []*Store{a, b}[i%2]
@@ -138,6 +140,7 @@ func TestCluster(t *testing.T) {
 				count[<-codes]++
 			}
 			require.Equal(t, map[api.Code]int{"": 1, api.Conflict: 7}, count)
+			require.NoError(t, b.Withdraw(t.Context(), "acme", "cas", call.ID))
 		}
 	})
 	t.Run("events are read and followed", func(t *testing.T) {
@@ -155,7 +158,7 @@ func TestCluster(t *testing.T) {
 		for i := range 300 {
 			call := newCall("reads", i)
 			rec := api.Record{CallID: call.ID, Function: "reads", Account: "acme", State: api.Running}
-			_, err := a.SaveRecord(t.Context(), rec, 0)
+			_, err := a.storeRecord(t.Context(), rec, 0)
 			require.NoError(t, err)
 			got, _, err := b.Record(t.Context(), "reads", call.ID)
 			require.NoError(t, err, "record %d", i)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -14,6 +15,9 @@ import (
 
 // deadHeader holds the api.DeadLetter as JSON, without what the call and its payload hold.
 const deadHeader = "Funcd-Dead"
+
+// maxReason is how many bytes of the reason for its end a letter has, as a header of a message is bounded.
+const maxReason = 4 << 10
 
 func deadStream(account string) string { return "DEAD_" + account }
 
@@ -39,50 +43,39 @@ func (s *Store) dead(ctx context.Context, account string) (*anchored, error) {
 	})
 }
 
-// Bury keeps a call that has failed, as its record says, as a dead letter. It is on disk when this returns nil. A call that is buried again within
-// two minutes is not, also if it was dug up meanwhile. The error is of code Unavailable.
+// Bury keeps a call that has failed, as its record says, as a dead letter. It is on disk when this returns nil. A call that is there, or is buried again
+// within two minutes, is not buried once more. The error is of code Unavailable.
 func (s *Store) Bury(ctx context.Context, call *api.Call, rec api.Record) error {
+	if err := checkIDs(call.Function, call.ID); err != nil {
+		return err
+	}
+	if _, err := s.dead(ctx, call.Account); err != nil {
+		return err
+	}
 	attempts := rec.Attempts
 	if !rec.Started.IsZero() {
 		attempts++
 	}
-	letter := api.DeadLetter{
+	head, err := json.Marshal(api.DeadLetter{
 		CallID: call.ID, Function: call.Name, Created: api.Timestamp{Time: call.Accepted}, Started: timestamp(rec.Started), Ended: api.Timestamp{Time: rec.Ended},
-		Attempts: attempts, ExitCode: rec.ExitCode, Message: rec.Message, Size: len(call.Payload),
-	}
-	_, err := s.writeLetter(ctx, call, letter, jetstream.WithMsgID(call.ID))
-	return err
-}
-
-func (s *Store) writeLetter(ctx context.Context, call *api.Call, letter api.DeadLetter, options ...jetstream.PublishOpt) (version uint64, err error) {
-	if err := checkIDs(call.Function, call.ID); err != nil {
-		return 0, err
-	}
-	if _, err := s.dead(ctx, call.Account); err != nil {
-		return 0, err
-	}
-	letter.Env, letter.Payload = nil, nil
-	head, err := json.Marshal(call)
+		Attempts: attempts, ExitCode: rec.ExitCode, Message: strings.ToValidUTF8(rec.Message[:min(len(rec.Message), maxReason)], ""), Size: len(call.Payload),
+	})
 	if err != nil {
-		return 0, err
+		return err
 	}
-	data, err := json.Marshal(letter)
+	data, err := encodeCall(call)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	ack, err := s.js.PublishMsg(ctx, &nats.Msg{
+	_, err = s.js.PublishMsg(ctx, &nats.Msg{
 		Subject: deadSubject(call.Account, call.Function, call.ID),
-		Header:  nats.Header{callHeader: []string{string(head)}, deadHeader: []string{string(data)}},
-		Data:    call.Payload,
-	}, append(options, jetstream.WithExpectStream(deadStream(call.Account)), untilLeader, leaderPause)...)
-	if refused, ok := errors.AsType[*jetstream.APIError](err); ok &&
-		(refused.ErrorCode == errWrongLastSequence || refused.ErrorCode == errWrongLastSequenceConstant) {
-		return 0, api.Wrap(api.Conflict, err, "the dead letter has changed meanwhile")
+		Header:  nats.Header{deadHeader: []string{string(head)}},
+		Data:    data,
+	}, jetstream.WithMsgID(call.ID), unlessThere, jetstream.WithExpectStream(deadStream(call.Account)), untilLeader, leaderPause)
+	if refused, _ := errors.AsType[*jetstream.APIError](err); err != nil && !isThere(refused) {
+		return unavailable(err)
 	}
-	if err != nil {
-		return 0, unavailable(err)
-	}
-	return ack.Sequence, nil
+	return nil
 }
 
 func readLetter(header nats.Header) (letter api.DeadLetter, err error) {
@@ -92,7 +85,7 @@ func readLetter(header nats.Header) (letter api.DeadLetter, err error) {
 	return letter, err
 }
 
-// DeadLetter returns a dead letter of the account with its call, and its version for MarkLetter and RemoveLetter. The error is of code NotFound or
+// DeadLetter returns a dead letter of the account with its call, and its version for RemoveLetter. The error is of code NotFound or
 // Unavailable.
 func (s *Store) DeadLetter(ctx context.Context, account, call string) (*api.Call, api.DeadLetter, uint64, error) {
 	fail := func(err error) (*api.Call, api.DeadLetter, uint64, error) { return nil, api.DeadLetter{}, 0, err }
@@ -114,18 +107,12 @@ func (s *Store) DeadLetter(ctx context.Context, account, call string) (*api.Call
 	if err != nil {
 		return fail(err)
 	}
-	of, err := decodeCall(msg.Header, msg.Data)
+	of, err := decodeCall(msg.Data)
 	if err != nil {
 		return fail(err)
 	}
 	letter.Env, letter.Payload = of.Env, of.Payload
 	return of, letter, msg.Sequence, nil
-}
-
-// MarkLetter notes in a dead letter which call it is becoming, and returns its new version. The error is of code Conflict if it has changed or gone
-// meanwhile, else Unavailable.
-func (s *Store) MarkLetter(ctx context.Context, call *api.Call, letter api.DeadLetter, version uint64) (uint64, error) {
-	return s.writeLetter(ctx, call, letter, jetstream.WithExpectLastSequencePerSubject(version))
 }
 
 // RemoveLetter removes this version of a dead letter. It is no error if it is gone.
@@ -134,13 +121,7 @@ func (s *Store) RemoveLetter(ctx context.Context, account string, version uint64
 	if err != nil {
 		return err
 	}
-	if err := dead.DeleteMsg(ctx, version); err != nil {
-		if _, gone := dead.GetMsg(ctx, version); errors.Is(gone, jetstream.ErrMsgNotFound) {
-			return nil
-		}
-		return unavailable(err)
-	}
-	return nil
+	return removeMessage(ctx, dead, version)
 }
 
 // DeadLetters passes the account's dead letters to yield, the oldest first, without their payloads; of this function, by its id, if it is not empty.
@@ -157,7 +138,7 @@ func (s *Store) DeadLetters(ctx context.Context, account, function string, yield
 	if err != nil {
 		return err
 	}
-	return s.eachMessage(ctx, dead, subjects, true, func(msg jetstream.Msg) error {
+	return s.eachMessage(ctx, dead, []string{subjects}, true, func(msg jetstream.Msg) error {
 		letter, err := readLetter(msg.Headers())
 		if err != nil {
 			return err

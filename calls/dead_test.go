@@ -52,7 +52,7 @@ func TestDeadLetters(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, first, call)
 	require.Equal(t, first.Payload, letter.Payload)
-	require.Equal(t, first.Env, letter.Env)
+	require.Equal(t, []string(first.Env), letter.Env)
 	require.Equal(t, "hello", letter.Function)
 	require.Equal(t, 3, letter.ExitCode)
 	require.True(t, first.Accepted.Equal(letter.Created.Time))
@@ -91,4 +91,21 @@ func TestDeadLettersAreBounded(t *testing.T) {
 	s = openStore(t, Config{DeadTime: time.Second})
 	bury(t, s, "f", 1, 1)
 	require.Eventually(t, func() bool { return len(letters(t, s, "acme", "")) == 0 }, patience, 10*time.Millisecond)
+}
+
+func TestLetterIsNotThereAgainAfterAKill(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openStore(t, Config{Dir: dir})
+	call := bury(t, s, "f", 1, 1)
+	// Once more by a server that has taken the call over, after JetStream's time of duplicates, which is in the message's id.
+	data, err := encodeCall(call)
+	require.NoError(t, err)
+	_, err = s.js.Publish(t.Context(), deadSubject("acme", "f", call.ID), data, unlessThere)
+	require.Error(t, err)
+	_, _, version, err := s.DeadLetter(t.Context(), "acme", call.ID)
+	require.NoError(t, err)
+	require.NoError(t, s.RemoveLetter(t.Context(), "acme", version))
+	again := openStore(t, Config{Dir: killed(t, dir)})
+	require.Empty(t, letters(t, again, "acme", ""))
 }

@@ -43,7 +43,7 @@ func TestCallsLeaveRoomOnTheDisk(t *testing.T) {
 	require.Equal(t, "the disk of the server is full, try again later", api.MessageOf(err))
 	_, err = s.Queued(t.Context(), "acme", "f", newCall("f", 1).ID)
 	requireCode(t, api.NotFound, err)
-	_, err = s.SaveRecord(t.Context(), newRecord(1, api.Finished), 0)
+	_, err = s.storeRecord(t.Context(), newRecord(1, api.Finished), 0)
 	require.NoError(t, err, "what is known of calls is stored all the same")
 }
 

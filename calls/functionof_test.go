@@ -19,7 +19,7 @@ func TestFunctionOfACall(t *testing.T) {
 	require.NoError(t, err)
 	ended := newRecord(9, api.Failed) // and has left the queue
 	ended.Name, ended.Function = "hello", "h"
-	_, err = s.SaveRecord(t.Context(), ended, 0)
+	_, err = s.storeRecord(t.Context(), ended, 0)
 	require.NoError(t, err)
 
 	for n, want := range map[int]string{0: "f", 1: "f", 2: "g", 3: "g", 9: "h"} {
@@ -46,7 +46,7 @@ func TestFunctionOfACall(t *testing.T) {
 	require.NoError(t, s.Forget(t.Context(), running))
 	cancelled := newRecord(3, api.Failed)
 	cancelled.Code, cancelled.Function = api.Cancelled, "g"
-	_, err = s.SaveRecord(t.Context(), cancelled, 0)
+	_, err = s.storeRecord(t.Context(), cancelled, 0)
 	require.NoError(t, err)
 	require.NoError(t, s.Forget(t.Context(), cancelled))
 	for _, n := range []int{1, 3, 4} {

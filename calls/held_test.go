@@ -59,6 +59,7 @@ func TestReleaseStoresWhatIsHeld(t *testing.T) {
 			func(*testing.T, *Store) uint64 { return 0 },
 			func(t *testing.T, s *Store, _ uint64) {
 				require.False(t, inStream(t, s))
+				require.NoError(t, s.Enqueue(t.Context(), &api.Call{ID: "c", Function: "f", Account: "acme"}))
 				version, err := s.SaveRecord(t.Context(), heldRecord(api.Running), 0)
 				require.NoError(t, err)
 				require.NoError(t, s.SaveOutput(t.Context(), "f", "c", []byte("out")))

@@ -12,16 +12,16 @@ import (
 	"github.com/funcd/funcd/api"
 )
 
+// keptSubject is where the record of a call whose answer was fetched is kept. It is no newer one of the call's own subject, as what that replaced would be there
+// again, unfetched, after this has gone and a server was killed (see unlessThere).
+func keptSubject(function, call string) string { return "kept." + function + "." + call }
+
 // keptUntil is when the record of a call whose answer was fetched is removed, the zero time for one that was not.
 func keptUntil(rec *api.Record) time.Time {
 	if rec.Fetched.IsZero() {
 		return time.Time{}
 	}
-	keep := rec.Options.Keep
-	if rec.Code == api.Cancelled {
-		keep = max(keep, cancelledTime)
-	}
-	return rec.Fetched.Add(keep)
+	return rec.Fetched.Add(rec.Options.Keep)
 }
 
 // keepFetched keeps the record of a call whose answer was fetched for some time, which JetStream counts. It is on disk when this returns nil.
@@ -31,8 +31,8 @@ func (s *Store) keepFetched(ctx context.Context, rec api.Record) error {
 		return err
 	}
 	s.use(s.records)
-	if _, err := s.js.Publish(ctx, recordSubject(rec.Function, rec.CallID), data, untilLeader, leaderPause, jetstream.WithExpectStream(recordsStream),
-		jetstream.WithMsgTTL(keptUntil(&rec).Sub(rec.Fetched))); err != nil {
+	if _, err := s.js.Publish(ctx, keptSubject(rec.Function, rec.CallID), data, untilLeader, leaderPause, jetstream.WithExpectStream(recordsStream),
+		jetstream.WithMsgTTL(rec.Options.Keep)); err != nil {
 		return unavailable(err)
 	}
 	return nil
@@ -41,7 +41,7 @@ func (s *Store) keepFetched(ctx context.Context, rec api.Record) error {
 // dropKept removes the records of fetched calls of which a function has too many, those first that would go first.
 func (s *Store) dropKept(ctx context.Context, function string) error {
 	for _, call := range s.states.overKept(function, s.cfg.KeptCalls) {
-		if err := s.records.Purge(ctx, jetstream.WithPurgeSubject(recordSubject(function, call))); err != nil {
+		if err := s.records.Purge(ctx, jetstream.WithPurgeSubject(keptSubject(function, call))); err != nil {
 			return unavailable(err) // it goes with its time
 		}
 		s.changed(change{Kind: callGone, Function: function, Call: call})

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/funcd/funcd/api"
@@ -102,40 +103,38 @@ func TestKeptCallsAreKnownToAllServers(t *testing.T) {
 	}, patience, 10*time.Millisecond)
 }
 
-func TestHeldCallsAreKept(t *testing.T) {
+func TestKeptCallIsNotUnfetchedAgainAfterAKill(t *testing.T) {
 	t.Parallel()
-	s := openStore(t, Config{})
-	call := newCall("f", 1)
-	release, ok := s.Hold("f", call.ID)
-	require.True(t, ok)
-	enqueue(t, s, "f", 1, 2)
-	rec := newRecord(1, api.Finished)
-	rec.Options.Keep = time.Hour
-	_, err := s.SaveRecord(t.Context(), rec, 0)
-	require.NoError(t, err)
-	require.NoError(t, s.SaveOutput(t.Context(), "f", rec.CallID, []byte("out")))
-	require.NoError(t, s.Forget(t.Context(), rec))
-	require.NoError(t, release(t.Context()))
-	stored, _, err := s.Record(t.Context(), "f", rec.CallID)
-	require.NoError(t, err)
-	require.False(t, stored.Fetched.IsZero())
-	require.Equal(t, []string{"1:FINISHED:"}, listed(t, s, "f"))
-	_, err = s.Output(t.Context(), "f", rec.CallID)
-	requireCode(t, api.Expired, err)
-	require.Empty(t, s.held)
+	dir := t.TempDir()
+	s := openStore(t, Config{Dir: dir})
+	rec := fetch(t, s, 1, time.Second)
+	dropped := fetch(t, s, 2, time.Hour)
+	require.NoError(t, s.records.Purge(t.Context(), jetstream.WithPurgeSubject(keptSubject("f", dropped.CallID)))) // as it has made room
+	require.Eventually(t, func() bool { return len(listed(t, s, "f")) == 0 }, patience, 10*time.Millisecond)
+	for range 2 {
+		dir = killed(t, dir)
+		again := openStore(t, Config{Dir: dir})
+		require.Equal(t, api.Status{}, status(t, again, "f"))
+		for _, rec := range []api.Record{rec, dropped} {
+			_, _, err := again.Record(t.Context(), "f", rec.CallID)
+			requireCode(t, api.NotFound, err)
+		}
+	}
 }
 
-func TestCancelledCallsAreKeptForAMinuteAtLeast(t *testing.T) {
+// A server may be killed after it has written that a call was fetched, and before it has removed the rest.
+func TestKeptCallWhoseRemovalWasCutOff(t *testing.T) {
 	t.Parallel()
-	now := time.Now()
-	for _, c := range []struct {
-		keep, want time.Duration
-		code       api.Code
-	}{
-		{time.Second, time.Second, api.CallFailed}, {time.Second, cancelledTime, api.Cancelled}, {time.Hour, time.Hour, api.Cancelled}, {0, cancelledTime, api.Cancelled},
-	} {
-		rec := api.Record{Fetched: now, Code: c.code, Options: api.CallOptions{Keep: c.keep}}
-		require.Equal(t, now.Add(c.want), keptUntil(&rec))
-	}
-	require.Zero(t, keptUntil(&api.Record{Options: api.CallOptions{Keep: time.Hour}}), "it was not fetched")
+	dir := t.TempDir()
+	s := openStore(t, Config{Dir: dir})
+	rec := endCall(t, s, 1)
+	rec.Fetched = time.Now()
+	require.NoError(t, s.keepFetched(t.Context(), rec))
+	again := openStore(t, Config{Dir: killed(t, dir)})
+	require.Equal(t, api.Status{Total: 1, Finished: 1}, status(t, again, "f"))
+	stored, _, err := again.Record(t.Context(), "f", rec.CallID)
+	require.NoError(t, err)
+	require.False(t, stored.Fetched.IsZero())
+	_, err = again.Output(t.Context(), "f", rec.CallID)
+	requireCode(t, api.Expired, err)
 }

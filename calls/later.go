@@ -2,7 +2,6 @@ package calls
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"time"
 
@@ -22,34 +21,48 @@ const untilHeader = "Funcd-Until"
 const (
 	laterPause = time.Second      // after which a call that could not be put back is tried again
 	laterTime  = 10 * time.Second // in which it is put back
+
+	// leavePause is after which it is looked again whether a call has left the queue that is still there.
+	leavePause = 100 * time.Millisecond
 )
+
+// errInQueue is why a call is not put back: it has not left yet. Its server has just put it aside, or has died before it was Done, or after it had put it back.
+var errInQueue = errors.New("the call is in the queue")
 
 func laterSubject(account, function, call string) string {
 	return "queue." + account + "." + later + "." + function + "." + call
 }
 
 // Postpone puts a call that was delivered aside until then. It is on disk when this returns nil, and the delivery is to be Done. Its record must
-// say that it is Pending. The error is of code Unavailable, also where the queue is full.
+// say that it is Pending. The error is of code Unavailable, also where the queue is full. A call may be aside already: a server has died before it was Done, or has
+// not quite taken it from there since it was put back.
 func (s *Store) Postpone(ctx context.Context, call *api.Call, until time.Time) error {
 	if err := checkIDs(call.Function, call.ID); err != nil {
 		return err
 	}
-	if _, err := s.queue(ctx, call.Account); err != nil {
-		return err
-	}
-	head, err := json.Marshal(call)
+	q, err := s.queue(ctx, call.Account)
 	if err != nil {
 		return err
 	}
-	_, err = s.js.PublishMsg(ctx, &nats.Msg{
-		Subject: laterSubject(call.Account, call.Function, call.ID),
-		Header:  nats.Header{callHeader: []string{string(head)}, untilHeader: []string{until.UTC().Format(time.RFC3339Nano)}},
-		Data:    call.Payload,
-	}, jetstream.WithExpectStream(queueStream(call.Account)), untilLeader, leaderPause)
+	data, err := encodeCall(call)
 	if err != nil {
-		return unavailable(err)
+		return err
 	}
-	return nil
+	subject := laterSubject(call.Account, call.Function, call.ID)
+	aside := &nats.Msg{Subject: subject, Header: nats.Header{untilHeader: []string{until.UTC().Format(time.RFC3339Nano)}}, Data: data}
+	for {
+		_, err := s.js.PublishMsg(ctx, aside, jetstream.WithExpectStream(queueStream(call.Account)), unlessThere, untilLeader, leaderPause)
+		if refused, _ := errors.AsType[*jetstream.APIError](err); !isThere(refused) {
+			if err != nil {
+				return unavailable(err)
+			}
+			return nil
+		}
+		// What is there may be taken out in the next moment, as what was put back: it can't stand for this.
+		if err := s.withdraw(ctx, q, subject); err != nil {
+			return err
+		}
+	}
 }
 
 // consumeLater puts the account's calls that were set aside back when their time has come, until stop is called.
@@ -80,17 +93,21 @@ func (s *Store) consumeLater(ctx context.Context, q jetstream.Stream, account st
 			wait = 0
 		}
 		if wait <= 0 {
-			if err := s.putBack(q, msg); err == nil {
+			err := s.putBack(q, msg)
+			switch {
+			case err == nil:
 				return
-			} else {
+			case errors.Is(err, errInQueue):
+				wait = leavePause
+			default:
 				s.log.Warn("a call waits on, as it can't be put back into the queue", "subject", msg.Subject(), "error", err)
+				wait = laterPause
 			}
-			wait = laterPause
 		}
 		if err := msg.NakWithDelay(wait); err != nil {
 			s.log.Debug("a call that was set aside comes again with the lease", "subject", msg.Subject(), "error", err)
 		}
-	}, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+	}, s.pullTime(), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		s.log.Debug("consuming what was set aside", "account", account, "error", err)
 	}))
 	if err != nil {
@@ -117,21 +134,31 @@ func (s *Store) putBack(q jetstream.Stream, msg jetstream.Msg) error {
 	if err != nil {
 		return unavailable(err)
 	}
-	call, err := decodeCall(aside.Header, aside.Data)
+	call, err := decodeCall(aside.Data)
 	if err != nil {
 		s.log.Error("dropped a call that can't be read", "subject", msg.Subject(), "error", err)
 		return msg.Term()
 	}
 	// It may have been put back before, by a server that died in between, and have run since.
 	rec, _, err := s.Record(ctx, call.Function, call.ID)
-	if api.CodeOf(err) == api.NotFound || err == nil && rec.State != api.Pending {
+	if api.CodeOf(err) == api.NotFound || err == nil && !isAside(&rec) {
 		return msg.DoubleAck(ctx)
 	}
 	if err != nil {
 		return err
 	}
-	if err := s.Enqueue(ctx, call); err != nil {
+	there, err := s.enqueue(ctx, call, unlessThere)
+	if err == nil && there {
+		err = errInQueue // which may be left in the next moment: it can't stand for this
+	}
+	if err != nil {
 		return err
 	}
 	return msg.DoubleAck(ctx)
+}
+
+// isAside tells whether the record is that of a call that may wait where it was put aside. One that was cancelled there goes back too, if something is to be done
+// at its end: who has cancelled it may have died before it was.
+func isAside(rec *api.Record) bool {
+	return rec.State == api.Pending || rec.Code == api.Cancelled && rec.Fetched.IsZero() && rec.Options.AtEnd()
 }

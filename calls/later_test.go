@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/funcd/funcd/api"
@@ -111,4 +112,109 @@ func TestFullQueueTakesNoPostponedCall(t *testing.T) {
 	d := next(t, deliveries, 1)
 	require.Equal(t, api.Unavailable, api.CodeOf(s.Postpone(t.Context(), d.Call(), time.Now())))
 	require.Len(t, inFlight(t, s), 2, "it stays where it is")
+}
+
+// end has the call n, which was delivered, end and its answer fetched.
+func end(t *testing.T, s *Store, d *Delivery, n int) {
+	t.Helper()
+	_, version, err := s.Record(t.Context(), "f", d.Call().ID)
+	require.NoError(t, err)
+	rec := newRecord(n, api.Failed)
+	rec.Attempts = 1
+	_, err = s.SaveRecord(t.Context(), rec, version)
+	require.NoError(t, err)
+	require.NoError(t, d.Done(t.Context()))
+	require.NoError(t, s.Forget(t.Context(), rec))
+}
+
+// Where a server dies between setting a call aside and taking it out of the queue, it is in both, and goes on from there once. When it has ended it is in neither,
+// also after a kill.
+func TestPostponedCallThatHasNotLeftTheQueue(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openStore(t, Config{Dir: dir})
+	deliveries := consume(t, s, 1)
+	enqueue(t, s, "f", 1, 2)
+	d := next(t, deliveries, 1)
+	rec := newRecord(1, api.Pending)
+	rec.Attempts = 1
+	_, err := s.SaveRecord(t.Context(), rec, 0)
+	require.NoError(t, err)
+	until := time.Now()
+	require.NoError(t, s.Postpone(t.Context(), d.Call(), until))
+
+	dir = killed(t, dir)
+	s = openStore(t, Config{Dir: dir})
+	deliveries = consume(t, s, 2)
+	d = next(t, deliveries, 1)
+	require.Never(t, func() bool { return len(deliveries) > 0 }, 3*leavePause, leavePause/10, "it is not put back beside itself")
+	require.NoError(t, s.Postpone(t.Context(), d.Call(), until))
+	require.NoError(t, d.Done(t.Context()))
+	d = next(t, deliveries, 1)
+	require.Equal(t, newCall("f", 1), d.Call())
+	require.Eventually(t, func() bool { return laterMessages(t, s) == 0 }, patience, 10*time.Millisecond)
+	end(t, s, d, 1)
+	require.Empty(t, inFlight(t, s))
+	for range 2 {
+		dir = killed(t, dir)
+		again := openStore(t, Config{Dir: dir})
+		require.Empty(t, inFlight(t, again))
+		require.Equal(t, api.Status{}, status(t, again, "f"))
+	}
+}
+
+func laterMessages(t *testing.T, s *Store) int {
+	t.Helper()
+	q, err := s.queue(t.Context(), "acme")
+	require.NoError(t, err)
+	info, err := q.Info(t.Context(), jetstream.WithSubjectFilter(laterSubject("acme", "*", "*")))
+	require.NoError(t, err)
+	return len(info.State.Subjects)
+}
+
+// A server may have put a call back and died before it had taken it from where it was put aside: the call is put back once.
+func TestPostponedCallThatWasPutBackBefore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openStore(t, Config{Dir: dir})
+	deliveries := consume(t, s, 1)
+	postponed(t, s, deliveries, 1, time.Now().Add(time.Hour))
+	_, err := s.enqueue(t.Context(), newCall("f", 1), unlessThere)
+	require.NoError(t, err)
+	d := next(t, deliveries, 1)
+	// Its next attempt fails too.
+	require.NoError(t, s.Postpone(t.Context(), d.Call(), time.Now()))
+	require.NoError(t, d.Done(t.Context()))
+	d = next(t, deliveries, 1)
+	end(t, s, d, 1)
+	require.Empty(t, inFlight(t, s))
+	again := openStore(t, Config{Dir: killed(t, dir)})
+	require.Empty(t, inFlight(t, again))
+}
+
+// Whoever has cancelled it may have died before what is to be done at its end was.
+func TestPostponedCallThatWasCancelledComesToItsEnd(t *testing.T) {
+	t.Parallel()
+	for name, comes := range map[string]bool{"if something is to be done": true, "else it is over": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := openStore(t, Config{})
+			deliveries := consume(t, s, 1)
+			postponed(t, s, deliveries, 1, time.Now().Add(300*time.Millisecond))
+			_, version, err := s.Record(t.Context(), "f", newCall("f", 1).ID)
+			require.NoError(t, err)
+			rec := newRecord(1, api.Failed)
+			rec.Code, rec.Attempts = api.Cancelled, 1
+			if comes {
+				rec.Options.Callback = "https://example.org"
+			}
+			_, err = s.SaveRecord(t.Context(), rec, version)
+			require.NoError(t, err)
+			if comes {
+				require.NoError(t, next(t, deliveries, 1).Done(t.Context()))
+			}
+			require.Eventually(t, func() bool { return len(inFlight(t, s)) == 0 }, patience, 10*time.Millisecond)
+			require.Empty(t, deliveries)
+		})
+	}
 }

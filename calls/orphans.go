@@ -45,11 +45,11 @@ func (s *Store) removeOrphans(ctx context.Context, records []orphan) (young bool
 		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && msg.Sequence != o.sequence {
 			continue
 		}
-		if err == nil {
-			err = s.records.DeleteMsg(ctx, o.sequence)
-		}
 		if err != nil {
 			return young, unavailable(err)
+		}
+		if err := removeMessage(ctx, s.records, o.sequence); err != nil {
+			return young, err
 		}
 		s.log.Debug("the record of a call that is over was there again", "call", o.rec.CallID, "function", o.rec.Function, "state", o.rec.State)
 		s.changed(change{Kind: callGone, Function: o.rec.Function, Call: o.rec.CallID})

@@ -36,7 +36,7 @@ func TestFetchedCallIsNotThereAgainAfterAKill(t *testing.T) {
 	for _, d := range []*Delivery{d, runs, later} {
 		call := d.Call()
 		rec := api.Record{CallID: call.ID, Function: "f", Name: "hello", Account: "acme", State: api.Running, Accepted: call.Accepted}
-		version, err := s.SaveRecord(t.Context(), rec, 0)
+		version, err := s.storeRecord(t.Context(), rec, 0)
 		require.NoError(t, err)
 		if d == runs {
 			continue
@@ -80,7 +80,7 @@ func TestOrphansOnACluster(t *testing.T) {
 	var records []orphan
 	for n := range 3 { // the first is of a call
 		rec := api.Record{CallID: newCall("f", n).ID, Function: "f", Account: "acme", State: api.Running}
-		version, err := p.SaveRecord(t.Context(), rec, 0)
+		version, err := p.storeRecord(t.Context(), rec, 0)
 		require.NoError(t, err)
 		records = append(records, orphan{rec, version, time.Now().Add(-2 * orphanAge)})
 	}

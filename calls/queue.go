@@ -2,21 +2,15 @@ package calls
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/funcd/funcd/api"
 )
-
-// callHeader holds the call without its payload as JSON; the payload is the message's data, as it came.
-const callHeader = "Funcd-Call"
 
 // pool is the part of an account's quota that a call draws on. It is a token of the subject, so that a function with a part of its own can
 // have a consumer of its own.
@@ -48,6 +42,15 @@ func (s *Store) queue(ctx context.Context, account string) (*anchored, error) {
 	})
 }
 
+// JetStream writes no note of a message that goes as a newer one of its subject comes: if the newer one is then removed and the server killed, the older one
+// is there again. So what is removed must have been written once, and is written with unlessThere where it might be there.
+var unlessThere = jetstream.WithExpectLastSequencePerSubject(0)
+
+// isThere tells that a message was refused as unlessThere says.
+func isThere(refused *jetstream.APIError) bool {
+	return refused != nil && refused.ErrorCode == errWrongLastSequence
+}
+
 // Enqueue stores the call. When it returns nil the call is on disk and will be delivered to a server that consumes the account's queue, in
 // the order of Enqueue. The error is of code Unavailable if the queue is full or the store does not answer; the call may then be
 // in the queue all the same if the store failed after writing it.
@@ -59,7 +62,7 @@ func (s *Store) Enqueue(ctx context.Context, call *api.Call) error {
 // EnqueueOnce is Enqueue of a call that may be, or have been, queued by another in this moment: it is queued once. That holds for JetStream's two
 // minutes of duplicates, and for a call that is there still.
 func (s *Store) EnqueueOnce(ctx context.Context, call *api.Call) error {
-	duplicate, err := s.enqueue(ctx, call, jetstream.WithMsgID(call.ID))
+	duplicate, err := s.enqueue(ctx, call, jetstream.WithMsgID(call.ID), unlessThere)
 	if err != nil || !duplicate {
 		return err
 	}
@@ -69,6 +72,7 @@ func (s *Store) EnqueueOnce(ctx context.Context, call *api.Call) error {
 	return nil
 }
 
+// enqueue is Enqueue. duplicate tells that the options have found the call to be, or have been, there.
 func (s *Store) enqueue(ctx context.Context, call *api.Call, options ...jetstream.PublishOpt) (duplicate bool, err error) {
 	if err := checkIDs(call.Function, call.ID); err != nil {
 		return false, err
@@ -76,28 +80,27 @@ func (s *Store) enqueue(ctx context.Context, call *api.Call, options ...jetstrea
 	if _, err := s.queue(ctx, call.Account); err != nil {
 		return false, err
 	}
-	head, err := json.Marshal(call)
+	data, err := encodeCall(call)
 	if err != nil {
 		return false, err
 	}
-	msg := &nats.Msg{
-		Subject: queueSubject(call.Account, call.Function, call.ID),
-		Header:  nats.Header{callHeader: []string{string(head)}},
-		Data:    call.Payload,
-	}
-	release, err := s.disk.take(len(head) + len(call.Payload))
+	release, err := s.disk.take(len(data))
 	if err != nil {
 		return false, err
 	}
 	defer release()
 	// It is noted before: a server may have the call, and have ended it, before this one hears that it is stored.
 	s.changed(change{Kind: callQueued, Function: call.Function, Call: call.ID, Accepted: micros(call.Accepted)})
-	ack, err := s.js.PublishMsg(ctx, msg, append(options, jetstream.WithExpectStream(queueStream(call.Account)), untilLeader, leaderPause)...)
+	ack, err := s.js.Publish(ctx, queueSubject(call.Account, call.Function, call.ID), data,
+		append(options, jetstream.WithExpectStream(queueStream(call.Account)), untilLeader, leaderPause)...)
+	refused, _ := errors.AsType[*jetstream.APIError](err)
+	if isThere(refused) {
+		return true, nil
+	}
 	if err != nil {
 		s.changed(change{Kind: callLeft, Function: call.Function, Call: call.ID})
 	}
-	var refused *jetstream.APIError
-	if errors.As(err, &refused) && strings.HasPrefix(refused.Description, "maximum ") {
+	if refused != nil && strings.HasPrefix(refused.Description, "maximum ") {
 		return false, api.Wrap(api.Unavailable, err, "the queue is full, try again later")
 	}
 	if err != nil {
@@ -123,7 +126,7 @@ func (s *Store) Queued(ctx context.Context, account, function, call string) (*ap
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	return decodeCall(msg.Header, msg.Data)
+	return decodeCall(msg.Data)
 }
 
 // IsQueued tells whether a call waits in the queue or is being executed. It does not read the payload. The error is of code Unavailable.
@@ -157,16 +160,6 @@ func (s *Store) Withdraw(ctx context.Context, account, function, call string) er
 
 // takeOut is Withdraw of the subjects that the call may have.
 func (s *Store) takeOut(ctx context.Context, account, function, call string, subjects ...string) error {
-	for _, subject := range subjects {
-		if err := s.withdraw(ctx, account, function, call, subject); err != nil {
-			return err
-		}
-	}
-	s.changed(change{Kind: callLeft, Function: function, Call: call})
-	return nil
-}
-
-func (s *Store) withdraw(ctx context.Context, account, function, call, subject string) error {
 	if err := checkIDs(function, call); err != nil {
 		return err
 	}
@@ -174,17 +167,33 @@ func (s *Store) withdraw(ctx context.Context, account, function, call, subject s
 	if err != nil {
 		return err
 	}
-	msg, err := q.GetLastMsgForSubject(ctx, subject)
-	if err == nil {
-		if err = q.DeleteMsg(ctx, msg.Sequence); err == nil {
-			return nil
-		}
-		// Whoever has it delivered may have taken it out in the same moment.
-		if _, gone := q.GetLastMsgForSubject(ctx, subject); errors.Is(gone, jetstream.ErrMsgNotFound) {
-			return nil
+	for _, subject := range subjects {
+		if err := s.withdraw(ctx, q, subject); err != nil {
+			return err
 		}
 	}
-	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+	s.changed(change{Kind: callLeft, Function: function, Call: call})
+	return nil
+}
+
+// withdraw removes the message of a subject, if there is one.
+func (s *Store) withdraw(ctx context.Context, q *anchored, subject string) error {
+	msg, err := q.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	if err != nil {
+		return unavailable(err)
+	}
+	return removeMessage(ctx, q, msg.Sequence)
+}
+
+// removeMessage removes the message of this sequence. It is no error if it is gone, as somebody else has removed it in the same moment.
+func removeMessage(ctx context.Context, stream jetstream.Stream, sequence uint64) error {
+	if err := stream.DeleteMsg(ctx, sequence); err != nil {
+		if _, gone := stream.GetMsg(ctx, sequence); errors.Is(gone, jetstream.ErrMsgNotFound) {
+			return nil
+		}
 		return unavailable(err)
 	}
 	return nil
@@ -217,15 +226,6 @@ func (s *Store) CallsInFlight(ctx context.Context, account, function string) ([]
 	return slices.Compact(calls), nil // one that was just put aside may be there twice
 }
 
-func decodeCall(header nats.Header, data []byte) (*api.Call, error) {
-	var call api.Call
-	if err := json.Unmarshal([]byte(header.Get(callHeader)), &call); err != nil {
-		return nil, fmt.Errorf("a call in the queue can't be read: %w", err)
-	}
-	call.Payload = data
-	return &call, nil
-}
-
 // Accounts returns the accounts that have a queue.
 func (s *Store) Accounts(ctx context.Context) ([]string, error) {
 	var accounts []string
@@ -248,10 +248,14 @@ type Delivery struct {
 	call  *api.Call
 	msg   jetstream.Msg
 	fresh bool
+	ours  bool
 }
 
 // Fresh tells that no server can have had the call before: it was accepted after this consumer was made, and is delivered for the first time.
 func (d *Delivery) Fresh() bool { return d.fresh }
+
+// Ours tells that this server has accepted the call itself since it was opened, and no other can have had it. It is false on a server that is not alone.
+func (d *Delivery) Ours() bool { return d.ours }
 
 // Call returns the call, with its payload.
 func (d *Delivery) Call() *api.Call { return d.call }
@@ -316,6 +320,13 @@ func (s *Store) SetQuota(ctx context.Context, account string, quota int) error {
 	return nil
 }
 
+// pullTime is how long JetStream keeps a server's request for calls, which that makes again then: what is delivered for the request of a server that has vanished
+// without a word waits for its lease, so that the request must end well before the leases of the calls that the server had.
+func (s *Store) pullTime() jetstream.PullExpiry {
+	const least = time.Second // JetStream's
+	return jetstream.PullExpiry(max(s.cfg.Lease/2, least))
+}
+
 // Consume starts to deliver the account's calls. At any time at most quota calls of the account are delivered and not Done, on all servers
 // together. deliver is called from one goroutine and must not block. stop returns when it will not be called any more, which it may be once
 // more for each call that is on its way; it may be called more than once.
@@ -349,7 +360,7 @@ func (s *Store) Consume(ctx context.Context, account string, quota int, deliver 
 		return nil, unavailable(err)
 	}
 	consume, err := consumer.Consume(func(msg jetstream.Msg) {
-		call, err := decodeCall(msg.Headers(), msg.Data())
+		call, err := decodeCall(msg.Data())
 		if err != nil {
 			// No server will ever be able to read it, and it would hold a place of the quota for ever.
 			s.log.Error("dropped a call that can't be read", "subject", msg.Subject(), "error", err)
@@ -364,9 +375,10 @@ func (s *Store) Consume(ctx context.Context, account string, quota int, deliver 
 		s.changed(change{Kind: callQueued, Function: call.Function, Call: call.ID, Accepted: micros(call.Accepted)})
 		meta, err := msg.Metadata()
 		// An embedded store's consumer is a new one: it does not know what an earlier one has delivered.
-		fresh := err == nil && meta.NumDelivered == 1 && (!s.alone || meta.Sequence.Stream > before)
-		deliver(&Delivery{s: s, call: call, msg: msg, fresh: fresh})
-	}, jetstream.PullMaxMessages(max(quota, 1)), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+		ours := err == nil && s.alone && meta.Sequence.Stream > before
+		fresh := err == nil && meta.NumDelivered == 1 && (ours || !s.alone)
+		deliver(&Delivery{s: s, call: call, msg: msg, fresh: fresh, ours: ours})
+	}, jetstream.PullMaxMessages(max(quota, 1)), s.pullTime(), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		s.log.Debug("consuming the queue", "account", account, "error", err)
 	}))
 	if err != nil {

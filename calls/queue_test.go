@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/funcd/funcd/api"
@@ -347,8 +346,8 @@ func TestACallThatCannotBeReadHoldsNoPlace(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, Config{})
 	enqueue(t, s, "f", 0, 1)
-	for _, header := range []nats.Header{nil, {callHeader: {"{"}}} {
-		_, err := s.js.PublishMsg(t.Context(), &nats.Msg{Subject: queueSubject("acme", "f", "broken"), Header: header})
+	for _, data := range []string{"", "\x00\x00\x00", "\x00\x00\x00\x01", "\x00\x00\x00\x01{", "\xff\xff\xff\xff{}"} {
+		_, err := s.js.Publish(t.Context(), queueSubject("acme", "f", "broken"), []byte(data))
 		require.NoError(t, err)
 	}
 	enqueue(t, s, "f", 1, 2)

@@ -36,16 +36,27 @@ func (s *Store) Record(ctx context.Context, function, call string) (api.Record, 
 			return h.rec, h.version, nil
 		}
 	}
-	msg, err := s.records.GetLastMsgForSubject(ctx, recordSubject(function, call))
+	rec, version, err := s.record(ctx, function, call)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return api.Record{}, 0, api.Errorf(api.NotFound, "no such call: %s", call)
 	}
 	if err != nil {
 		return api.Record{}, 0, unavailable(err)
 	}
-	var rec api.Record
+	return rec, version, nil
+}
+
+// record returns the last record of a call, which is kept elsewhere once it was fetched. function may be *. The error is JetStream's.
+func (s *Store) record(ctx context.Context, function, call string) (rec api.Record, version uint64, err error) {
+	msg, err := s.records.GetLastMsgForSubject(ctx, recordSubject(function, call))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		msg, err = s.records.GetLastMsgForSubject(ctx, keptSubject(function, call))
+	}
+	if err != nil {
+		return rec, 0, err
+	}
 	if err := json.Unmarshal(msg.Data, &rec); err != nil {
-		return api.Record{}, 0, fmt.Errorf("the record of call %s can't be read: %w", call, err)
+		return rec, 0, fmt.Errorf("the record in %s can't be read: %w", msg.Subject, err)
 	}
 	return rec, msg.Sequence, nil
 }
@@ -77,15 +88,11 @@ func (s *Store) FunctionOf(ctx context.Context, account, call string) (function,
 }
 
 func (s *Store) functionOfRecord(ctx context.Context, account, call string) (function, name string, err error) {
-	msg, err := s.records.GetLastMsgForSubject(ctx, recordSubject("*", call))
+	rec, _, err := s.record(ctx, "*", call)
 	if err != nil {
 		return "", "", err
 	}
-	var rec api.Record
-	if err := json.Unmarshal(msg.Data, &rec); err != nil {
-		return "", "", err
-	}
-	if rec.Account != account || !rec.Shown() {
+	if rec.Account != account {
 		return "", "", jetstream.ErrMsgNotFound
 	}
 	return rec.Function, rec.Name, nil
@@ -103,7 +110,7 @@ func (s *Store) functionOfQueued(ctx context.Context, account, call string) (fun
 	if err != nil {
 		return "", "", err
 	}
-	queued, err := decodeCall(msg.Header, msg.Data)
+	queued, err := decodeCall(msg.Data)
 	if err != nil {
 		return "", "", err
 	}
@@ -111,7 +118,7 @@ func (s *Store) functionOfQueued(ctx context.Context, account, call string) (fun
 }
 
 // SaveRecord stores the record if its version is still the given one, 0 for none. It returns the new version; the record is then on disk.
-// The error is of code Conflict if the record has changed meanwhile, else Unavailable.
+// The error is of code Conflict if the record has changed meanwhile, also if it is gone, as the call is over, else Unavailable: it may be stored all the same then.
 func (s *Store) SaveRecord(ctx context.Context, rec api.Record, version uint64) (uint64, error) {
 	if err := checkIDs(rec.Function, rec.CallID); err != nil {
 		return 0, err
@@ -120,7 +127,40 @@ func (s *Store) SaveRecord(ctx context.Context, rec api.Record, version uint64) 
 		defer h.mu.Unlock()
 		return h.save(ctx, s, rec, version)
 	}
+	if version == 0 {
+		return s.storeFirst(ctx, rec)
+	}
 	return s.storeRecord(ctx, rec, version)
+}
+
+// storeFirst stores the first record of a call, unless the call is in the queue no more: it has ended then, and its record went when its answer was fetched. Whoever
+// writes one all the same had the call delivered before, and was stopped for longer than its lease. As a call leaves the queue before its record goes, one that is
+// there after its record was written was not over before. An end must not be taken back, as others may have acted on it: it is looked before it is written.
+func (s *Store) storeFirst(ctx context.Context, rec api.Record) (uint64, error) {
+	queued := func() (bool, error) { return s.IsQueued(ctx, rec.Account, rec.Function, rec.CallID) }
+	over := api.Errorf(api.Conflict, "the call is over")
+	if rec.State.Ended() {
+		if there, err := queued(); err != nil {
+			return 0, err
+		} else if !there {
+			return 0, over
+		}
+		return s.storeRecord(ctx, rec, 0)
+	}
+	version, err := s.storeRecord(ctx, rec, 0)
+	if err != nil {
+		return 0, err
+	}
+	if there, err := queued(); err != nil || there {
+		return version, err
+	}
+	if err := removeMessage(ctx, s.records, version); err != nil {
+		return 0, err
+	}
+	if _, _, err := s.record(ctx, rec.Function, rec.CallID); errors.Is(err, jetstream.ErrMsgNotFound) {
+		s.changed(change{Kind: callGone, Function: rec.Function, Call: rec.CallID})
+	}
+	return 0, over
 }
 
 func (s *Store) storeRecord(ctx context.Context, rec api.Record, version uint64) (uint64, error) {
@@ -142,10 +182,6 @@ func (s *Store) storeRecord(ctx context.Context, rec api.Record, version uint64)
 	return ack.Sequence, nil
 }
 
-// cancelledTime is how long the record of a call that was cancelled outlives its fetching. The queue may have delivered the call in the moment
-// in which it was taken out, and whoever gets it must find that it has ended.
-const cancelledTime = time.Minute
-
 // Forget removes an ended call: its record, its output, and what may be left of it in the queue after a crash, which would run it again. The record
 // of one that is kept is marked as fetched instead, and removed when its time has passed or the function has too many.
 func (s *Store) Forget(ctx context.Context, rec api.Record) error {
@@ -162,13 +198,9 @@ func (s *Store) Forget(ctx context.Context, rec api.Record) error {
 }
 
 func (s *Store) forget(ctx context.Context, rec api.Record) error {
+	// One that was cancelled may be about to start: it leaves the queue first.
 	if h := s.holding(rec.Function, rec.CallID); h != nil && !h.over && rec.Code != api.Cancelled {
 		defer h.mu.Unlock()
-		if rec.Options.Keep > 0 {
-			if err := s.keepFetched(ctx, rec); err != nil {
-				return err
-			}
-		}
 		h.over, h.output = true, nil
 		s.unhold(recordSubject(rec.Function, rec.CallID))
 		return nil
@@ -185,17 +217,19 @@ func (s *Store) forget(ctx context.Context, rec api.Record) error {
 	if err := s.takeOut(ctx, rec.Account, rec.Function, rec.CallID, subjects...); err != nil {
 		return err
 	}
-	if rec.Code == api.Cancelled || rec.Options.Keep > 0 {
+	if rec.Options.Keep > 0 {
 		if err := s.keepFetched(ctx, rec); err != nil {
 			return err
 		}
-		return s.removeOutput(ctx, rec.Function, rec.CallID) // also of a report that the cancellation has overtaken
 	}
+	return s.removeAnswer(ctx, &rec)
+}
+
+// removeAnswer removes what there is to be fetched of a call.
+func (s *Store) removeAnswer(ctx context.Context, rec *api.Record) error {
 	if err := s.records.Purge(ctx, jetstream.WithPurgeSubject(recordSubject(rec.Function, rec.CallID))); err != nil {
 		return unavailable(err)
 	}
-	if rec.State == api.Finished {
-		return s.removeOutput(ctx, rec.Function, rec.CallID)
-	}
-	return nil
+	// One that has failed may have an output: of a report that its end has overtaken.
+	return s.removeOutput(ctx, rec.Function, rec.CallID)
 }

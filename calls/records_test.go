@@ -20,6 +20,7 @@ func TestRecordVersions(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, Config{})
 	rec := newRecord(1, api.Pending)
+	enqueue(t, s, "f", 1, 3)
 	_, _, err := s.Record(t.Context(), "f", rec.CallID)
 	requireCode(t, api.NotFound, err)
 	_, err = s.SaveRecord(t.Context(), rec, 77)
@@ -54,6 +55,7 @@ func TestOneOfManyChangesARecord(t *testing.T) {
 	t.Parallel()
 	const writers = 20
 	s := openStore(t, Config{})
+	enqueue(t, s, "f", 1, 2)
 	codes := make(chan api.Code, writers)
 	for i := range writers {
 		rec := newRecord(1, api.Running)

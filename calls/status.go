@@ -23,6 +23,7 @@ const (
 	statesRetry    = time.Second      // after one that failed
 	listPage       = 256              // records that are read at a time
 	listIdle       = time.Minute      // that JetStream keeps a listing without a reader
+	heardPause     = 10 * time.Millisecond
 )
 
 // changed notes what has happened to a call, and tells the other servers.
@@ -103,14 +104,29 @@ func (s *Store) followStates(ctx context.Context) error {
 // readStates reads where all calls stand, and removes orphans. young tells that there may be more.
 func (s *Store) readStates(ctx context.Context) (young bool, err error) {
 	table := s.states.begin()
-	var open []orphan // records of calls that have not ended
-	err = s.eachRecord(ctx, recordSubject("*", "*"), func(rec *api.Record, meta *jetstream.MsgMetadata) error {
-		if !rec.State.Ended() {
-			open = append(open, orphan{rec: *rec, sequence: meta.Sequence.Stream, written: meta.Timestamp})
-		}
+	found := func(rec *api.Record) {
 		s.states.found(table, change{
 			Kind: callRecorded, Function: rec.Function, Call: rec.CallID, State: rec.State, Accepted: micros(rec.Accepted), Until: micros(keptUntil(rec)),
 		})
+	}
+	kept := map[string]bool{}
+	err = s.eachRecord(ctx, []string{keptSubject("*", "*")}, func(rec *api.Record, _ *jetstream.MsgMetadata) error {
+		kept[rec.CallID] = true
+		found(rec)
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	var open []orphan // records of calls that have not ended
+	err = s.eachRecord(ctx, []string{recordSubject("*", "*")}, func(rec *api.Record, meta *jetstream.MsgMetadata) error {
+		switch {
+		case kept[rec.CallID]: // a server has died while it removed the call
+			return s.removeAnswer(ctx, rec)
+		case !rec.State.Ended():
+			open = append(open, orphan{rec: *rec, sequence: meta.Sequence.Stream, written: meta.Timestamp})
+		}
+		found(rec)
 		return nil
 	})
 	if err != nil {
@@ -155,7 +171,7 @@ func queuedCall(subject string) (function, call string) {
 
 // eachRecord passes the records of the subjects to yield, those that were written last at the end. What is written while it reads may come or
 // not, and may come once more. It returns yield's error, or one of code Unavailable.
-func (s *Store) eachRecord(ctx context.Context, subjects string, yield func(rec *api.Record, meta *jetstream.MsgMetadata) error) error {
+func (s *Store) eachRecord(ctx context.Context, subjects []string, yield func(rec *api.Record, meta *jetstream.MsgMetadata) error) error {
 	return s.eachMessage(ctx, s.records, subjects, false, func(msg jetstream.Msg) error {
 		if len(msg.Data()) == 0 { // the anchor
 			return nil
@@ -168,17 +184,14 @@ func (s *Store) eachRecord(ctx context.Context, subjects string, yield func(rec 
 		if err := json.Unmarshal(msg.Data(), &rec); err != nil {
 			return fmt.Errorf("the record in %s can't be read: %w", msg.Subject(), err)
 		}
-		if !rec.Shown() { // the call is no more for those who call
-			return nil
-		}
 		return yield(&rec, meta)
 	})
 }
 
 // eachMessage passes the stream's messages of the subjects to yield, in their order.
-func (s *Store) eachMessage(ctx context.Context, stream jetstream.Stream, subjects string, headersOnly bool, yield func(jetstream.Msg) error) error {
+func (s *Store) eachMessage(ctx context.Context, stream jetstream.Stream, subjects []string, headersOnly bool, yield func(jetstream.Msg) error) error {
 	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
-		FilterSubject:     subjects,
+		FilterSubjects:    subjects,
 		AckPolicy:         jetstream.AckNonePolicy,
 		HeadersOnly:       headersOnly,
 		MemoryStorage:     true,
@@ -189,6 +202,7 @@ func (s *Store) eachMessage(ctx context.Context, stream jetstream.Stream, subjec
 		return unavailable(err)
 	}
 	defer s.endConsumer(ctx, stream, consumer)
+	unheard := time.Now().Add(openTimeout)
 	for stored := consumer.CachedInfo().NumPending; stored > 0; {
 		page, err := consumer.FetchNoWait(listPage)
 		if err != nil {
@@ -201,7 +215,11 @@ func (s *Store) eachMessage(ctx context.Context, stream jetstream.Stream, subjec
 				return err
 			}
 		}
-		if err := page.Error(); err != nil {
+		err = page.Error()
+		if errors.Is(err, nats.ErrNoResponders) && time.Now().Before(unheard) && sleep(ctx, heardPause) {
+			continue // the NATS server that this one is connected to has not heard of the consumer yet
+		}
+		if err != nil {
 			return unavailable(err)
 		}
 		if ctx.Err() != nil {
@@ -213,6 +231,16 @@ func (s *Store) eachMessage(ctx context.Context, stream jetstream.Stream, subjec
 		stored -= min(stored, uint64(read))
 	}
 	return nil
+}
+
+// sleep returns false if ctx has ended before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
 }
 
 // endConsumer ends what JetStream would else keep for minutes after its reader has gone.
@@ -259,7 +287,7 @@ func (s *Store) Calls(ctx context.Context, function, account string, yield func(
 		return err
 	}
 	open := map[string]bool{} // those told that had not ended: at most as many as may run at once
-	err := s.eachRecord(ctx, recordSubject(function, "*"), func(rec *api.Record, _ *jetstream.MsgMetadata) error {
+	err := s.eachRecord(ctx, []string{recordSubject(function, "*"), keptSubject(function, "*")}, func(rec *api.Record, _ *jetstream.MsgMetadata) error {
 		if open[rec.CallID] {
 			return nil
 		}

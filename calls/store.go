@@ -3,7 +3,7 @@
 //
 // What a call goes through, and when, is the scheduler's; this package knows streams, subjects and limits.
 //
-// Subjects: queue.<account>.<pool>.<function>.<call>, record.<function>.<call>, log.<function>.<call>, out.<function>.<call>,
+// Subjects: queue.<account>.<pool>.<function>.<call>, record.<function>.<call>, kept.<function>.<call>, log.<function>.<call>, out.<function>.<call>,
 // key.<account>.<function>.<hash>, dead.<account>.<function>.<call>, callback.<account>.<function>.<call> are
 // in streams; take.<call>, changed.<call> and ended.<function>.<call> are plain messages between servers. Functions and calls go by their ids,
 // accounts by their names; what can't be one token of a subject is refused.
@@ -263,7 +263,7 @@ func (s *Store) openRecords(ctx context.Context) (*anchored, error) {
 	return s.stream(ctx, recordsStream, recordsAnchor, func() jetstream.StreamConfig {
 		return jetstream.StreamConfig{
 			Description:       "funcd: one record for each call",
-			Subjects:          []string{"record.*.*"},
+			Subjects:          []string{recordSubject("*", "*"), keptSubject("*", "*")},
 			MaxMsgsPerSubject: 1,
 			AllowDirect:       s.direct(),
 			AllowMsgTTL:       true,
@@ -333,8 +333,10 @@ func (s *Store) RemoveFunction(ctx context.Context, function string) error {
 	if err := checkIDs(function); err != nil {
 		return err
 	}
-	if err := s.records.Purge(ctx, jetstream.WithPurgeSubject(recordSubject(function, "*"))); err != nil {
-		return unavailable(err)
+	for _, subject := range []string{recordSubject(function, "*"), keptSubject(function, "*")} {
+		if err := s.records.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
+			return unavailable(err)
+		}
 	}
 	for _, subject := range []string{"key.*." + function + ".*", deadSubject("*", function, "*"), callbackSubject("*", function, "*")} {
 		if err := s.purgeFunction(ctx, subject); err != nil {

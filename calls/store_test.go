@@ -84,7 +84,7 @@ func TestRemoveFunction(t *testing.T) {
 	fill := func() {
 		logged(t, s, "f", "a:1")
 		require.NoError(t, s.SaveOutput(t.Context(), "f", rec.CallID, []byte("out")))
-		_, err := s.SaveRecord(t.Context(), rec, 0)
+		_, err := s.storeRecord(t.Context(), rec, 0)
 		require.NoError(t, err)
 	}
 	fill()

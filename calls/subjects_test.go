@@ -20,7 +20,7 @@ func TestIDsThatAreNoTokenAreRefused(t *testing.T) {
 	s := openStore(t, Config{})
 	enqueue(t, s, "f", 0, 1)
 	kept := newRecord(1, api.Finished)
-	_, err := s.SaveRecord(t.Context(), kept, 0)
+	_, err := s.storeRecord(t.Context(), kept, 0)
 	require.NoError(t, err)
 	require.NoError(t, s.SaveOutput(t.Context(), "f", kept.CallID, []byte("out")))
 	logged(t, s, "f", "a:1")

@@ -20,7 +20,7 @@ func TestWhatIsPromisedIsSynced(t *testing.T) {
 	s := openStore(t, Config{Dir: dir})
 	require.True(t, s.server.JetStreamConfig().SyncAlways)
 	require.NoError(t, s.Enqueue(t.Context(), newCall("f", 1)))
-	_, err := s.SaveRecord(t.Context(), newRecord(2, api.Finished), 0)
+	_, err := s.storeRecord(t.Context(), newRecord(2, api.Finished), 0)
 	require.NoError(t, err)
 	require.NoError(t, s.SaveOutput(t.Context(), "f", newCall("f", 2).ID, []byte("out")))
 	_, err = s.SaveKey(t.Context(), "acme", "f", "key", api.CallKey{Call: "c"}, 0)

@@ -16,10 +16,10 @@ const removeRate = 100
 // which a function has more than Config.UnfetchedCalls. They are unknown from then on. It reads all records and removes at a bounded rate, so it
 // may take minutes. It returns how many it has removed; the error is of code Unavailable.
 func (s *Store) RemoveUnfetched(ctx context.Context) (removed int, err error) {
-	ended := map[string]int{} // by function
-	unfetched := func(rec *api.Record) bool { return rec.State.Ended() && rec.Fetched.IsZero() }
-	err = s.eachRecord(ctx, recordSubject("*", "*"), func(rec *api.Record, _ *jetstream.MsgMetadata) error {
-		if unfetched(rec) {
+	records := []string{recordSubject("*", "*")} // none that was fetched and is kept
+	ended := map[string]int{}                    // by function
+	err = s.eachRecord(ctx, records, func(rec *api.Record, _ *jetstream.MsgMetadata) error {
+		if rec.State.Ended() {
 			ended[rec.Function]++
 		}
 		return nil
@@ -31,8 +31,8 @@ func (s *Store) RemoveUnfetched(ctx context.Context) (removed int, err error) {
 	defer pause.Stop()
 	oldest := time.Now().Add(-s.cfg.UnfetchedTime)
 	// An end is the last that is written of a call until it is fetched: those that ended first come first.
-	err = s.eachRecord(ctx, recordSubject("*", "*"), func(rec *api.Record, meta *jetstream.MsgMetadata) error {
-		if !unfetched(rec) || meta.Timestamp.After(oldest) && ended[rec.Function] <= s.cfg.UnfetchedCalls {
+	err = s.eachRecord(ctx, records, func(rec *api.Record, meta *jetstream.MsgMetadata) error {
+		if !rec.State.Ended() || meta.Timestamp.After(oldest) && ended[rec.Function] <= s.cfg.UnfetchedCalls {
 			return nil
 		}
 		ended[rec.Function]--

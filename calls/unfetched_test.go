@@ -16,7 +16,7 @@ func endCall(t *testing.T, s *Store, n int) api.Record {
 	rec := api.Record{CallID: call.ID, Function: "f", Account: "acme", State: api.Finished, Accepted: call.Accepted, Options: api.CallOptions{Keep: time.Hour}}
 	require.NoError(t, s.SaveOutput(t.Context(), "f", call.ID, call.Payload))
 	s.changed(change{Kind: callQueued, Function: "f", Call: call.ID})
-	_, err := s.SaveRecord(t.Context(), rec, 0)
+	_, err := s.storeRecord(t.Context(), rec, 0)
 	require.NoError(t, err)
 	s.changed(change{Kind: callLeft, Function: "f", Call: call.ID})
 	return rec

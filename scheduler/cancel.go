@@ -191,6 +191,12 @@ const stopAgain = time.Second
 // was cancelled while it runs leaves it when its container has reported or ended: it is told to here, or is to be told again.
 func (r *run) stopCancelled(ctx context.Context) (done bool, again <-chan time.Time, err error) {
 	rec, _, err := r.s.cfg.Records.Record(ctx, r.call.Function, r.call.ID)
+	if api.CodeOf(err) == api.NotFound {
+		var queued bool
+		if queued, err = r.s.cfg.Queue.IsQueued(ctx, r.call.Account, r.call.Function, r.call.ID); err == nil && !queued {
+			return true, nil, r.leave(ctx) // it is over, and its answer was fetched
+		}
+	}
 	if err != nil {
 		return false, nil, err
 	}

@@ -14,8 +14,6 @@ type Dead interface {
 	Bury(ctx context.Context, call *api.Call, rec api.Record) error
 	// DeadLetter returns a call that was buried, and the letter's version. The error is also of code NotFound.
 	DeadLetter(ctx context.Context, account, call string) (of *api.Call, letter api.DeadLetter, version uint64, err error)
-	// MarkLetter stores a letter of this version, with the call that it is becoming. The error is also of code Conflict.
-	MarkLetter(ctx context.Context, call *api.Call, letter api.DeadLetter, version uint64) (uint64, error)
 	// RemoveLetter removes this version of a letter, if it is there.
 	RemoveLetter(ctx context.Context, account string, version uint64) error
 }
@@ -49,20 +47,14 @@ func (r *run) atEnd(ctx context.Context) error {
 	return r.s.atEnd(ctx, r.call, rec)
 }
 
+// requeued is what the ids of requeued calls are made in: a call's is always the same.
+var requeued = uuid.MustParse("6b9c9c0e-8b3a-4f0b-9d57-0d5d3f8c1a52")
+
 // Requeue makes a new call of a dead letter, with the function as it is now, and returns its id. It is queued, and the letter removed, when this
-// returns nil. The error is of code NotFound or Unavailable. The call's id is noted in the letter first: where this breaks off, the letter is
+// returns nil. The error is of code NotFound or Unavailable. A letter always becomes the same call: where this breaks off, the letter is
 // there still, and to requeue it again makes no second call, unless the first one was fetched meanwhile.
 func (s *Scheduler) Requeue(ctx context.Context, account, id string) (string, error) {
-	for {
-		call, err := s.requeue(ctx, account, id)
-		if api.CodeOf(err) != api.Conflict { // it is being requeued at another place
-			return call, err
-		}
-	}
-}
-
-func (s *Scheduler) requeue(ctx context.Context, account, id string) (string, error) {
-	buried, letter, version, err := s.cfg.Dead.DeadLetter(ctx, account, id)
+	buried, _, version, err := s.cfg.Dead.DeadLetter(ctx, account, id)
 	if err != nil {
 		return "", err
 	}
@@ -70,18 +62,11 @@ func (s *Scheduler) requeue(ctx context.Context, account, id string) (string, er
 	if err != nil {
 		return "", err
 	}
-	call, queued := newCall(&d, buried.Env, buried.Payload), false
-	if letter.RequeuedAs == "" {
-		call.ID = uuid.NewString()
-		letter.RequeuedAs = call.ID
-		if version, err = s.cfg.Dead.MarkLetter(ctx, buried, letter, version); err != nil {
-			return "", err
-		}
-	} else {
-		call.ID = letter.RequeuedAs
-		if queued, err = s.exists(ctx, &d, call.ID); err != nil {
-			return "", err
-		}
+	call := newCall(&d, buried.Env, buried.Payload)
+	call.ID = uuid.NewSHA1(requeued, []byte(buried.ID)).String()
+	queued, err := s.exists(ctx, &d, call.ID)
+	if err != nil {
+		return "", err
 	}
 	if !queued {
 		if err := s.enqueueBy(ctx, call, s.cfg.Queue.EnqueueOnce); err != nil {

@@ -199,7 +199,7 @@ func TestRequeueMakesANewCall(t *testing.T) {
 // Wherever it breaks off, the letter is there and makes one call.
 func TestRequeueLosesAndDoublesNothing(t *testing.T) {
 	t.Parallel()
-	for _, operation := range []string{"DeadLetter", "MarkLetter", "Enqueue", "RemoveLetter"} {
+	for _, operation := range []string{"DeadLetter", "Enqueue", "RemoveLetter"} {
 		t.Run(operation, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, k *stack) {
 				old := k.deadCall()
@@ -247,16 +247,8 @@ func TestStoresDead(t *testing.T) {
 		require.Equal(t, "exit status 1", letter.Message)
 		_, _, _, err = s.DeadLetter(t.Context(), "umbra", dead.ID)
 		requireCode(t, api.NotFound, err)
-		letter.RequeuedAs = "x"
-		marked, err := s.MarkLetter(t.Context(), dead, letter, version)
-		require.NoError(t, err)
-		_, err = s.MarkLetter(t.Context(), dead, letter, version)
-		requireCode(t, api.Conflict, err)
-		_, letter, _, err = s.DeadLetter(t.Context(), "acme", dead.ID)
-		require.NoError(t, err)
-		require.Equal(t, "x", letter.RequeuedAs)
-		require.NoError(t, s.RemoveLetter(t.Context(), "acme", marked))
-		require.NoError(t, s.RemoveLetter(t.Context(), "acme", marked))
+		require.NoError(t, s.RemoveLetter(t.Context(), "acme", version))
+		require.NoError(t, s.RemoveLetter(t.Context(), "acme", version))
 		require.NoError(t, s.Bury(t.Context(), dead, rec))
 		_, _, _, err = s.DeadLetter(t.Context(), "acme", dead.ID)
 		requireCode(t, api.NotFound, err)

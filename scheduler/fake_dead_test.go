@@ -39,21 +39,6 @@ func (f *fakeStore) DeadLetter(_ context.Context, account, call string) (*api.Ca
 	return l.call, l.letter, l.version, nil
 }
 
-func (f *fakeStore) MarkLetter(_ context.Context, call *api.Call, letter api.DeadLetter, version uint64) (uint64, error) {
-	if err := f.begin("MarkLetter"); err != nil {
-		return 0, err
-	}
-	defer f.mu.Unlock()
-	l := f.letters[call.ID]
-	if l.version != version {
-		return 0, api.Errorf(api.Conflict, "the dead letter has changed meanwhile")
-	}
-	f.versions++
-	l.letter, l.version = letter, f.versions
-	f.letters[call.ID] = l
-	return l.version, nil
-}
-
 func (f *fakeStore) RemoveLetter(_ context.Context, _ string, version uint64) error {
 	if err := f.begin("RemoveLetter"); err != nil {
 		return err

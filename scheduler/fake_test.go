@@ -32,6 +32,8 @@ type fakeStore struct {
 	held      map[string]bool // what a crash forgets
 	// before, if set, is called ahead of each operation; its error is the operation's.
 	before func(operation string) error
+	// lose is how many answers to SaveRecord are lost: the record is stored.
+	lose int
 }
 
 type queued struct {
@@ -40,6 +42,7 @@ type queued struct {
 	from      time.Time     // not to be delivered before
 	extended  int
 	delivered bool
+	ours      bool
 }
 
 type fakeRecord struct {
@@ -99,7 +102,7 @@ func (f *fakeStore) Enqueue(_ context.Context, call *api.Call) error {
 	if !slices.Contains(f.accounts, call.Account) {
 		f.accounts = append(f.accounts, call.Account)
 	}
-	f.queue = append(f.queue, &queued{call: call})
+	f.queue = append(f.queue, &queued{call: call, ours: f.alone})
 	f.wake()
 	return nil
 }
@@ -252,8 +255,22 @@ type fakeDelivery struct {
 
 func (d *fakeDelivery) Call() *api.Call { return d.q.call }
 
-// Fresh is never so: nothing may depend on it but the cost of a second look.
 func (d *fakeDelivery) Fresh() bool { return d.fresh }
+
+func (d *fakeDelivery) Ours() bool {
+	d.f.mu.Lock()
+	defer d.f.mu.Unlock()
+	return d.q.ours
+}
+
+// reopened has no call in the queue be the server's own any more.
+func (f *fakeStore) reopened() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, q := range f.queue {
+		q.ours = false
+	}
+}
 
 func (d *fakeDelivery) Extend() error {
 	if err := d.f.begin("Extend"); err != nil {
@@ -313,8 +330,15 @@ func (f *fakeStore) SaveRecord(_ context.Context, rec api.Record, version uint64
 	if f.records[k].version != version {
 		return 0, api.Errorf(api.Conflict, "the record of the call has changed meanwhile")
 	}
+	if version == 0 && f.find(rec.CallID) < 0 {
+		return 0, api.Errorf(api.Conflict, "the call is over")
+	}
 	f.versions++
 	f.records[k] = fakeRecord{rec, f.versions}
+	if f.lose > 0 {
+		f.lose--
+		return 0, api.Errorf(api.Unavailable, "the answer was lost")
+	}
 	return f.versions, nil
 }
 
@@ -358,7 +382,7 @@ func (f *fakeStore) Forget(_ context.Context, rec api.Record) error {
 	}
 	defer f.mu.Unlock()
 	delete(f.held, key(rec.Function, rec.CallID))
-	if rec.Code == api.Cancelled || rec.Options.Keep > 0 {
+	if rec.Options.Keep > 0 {
 		rec.Fetched = time.Now()
 		f.versions++
 		f.records[key(rec.Function, rec.CallID)] = fakeRecord{rec, f.versions}

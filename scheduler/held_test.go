@@ -137,25 +137,61 @@ func TestNothingIsHeldBesideOtherServers(t *testing.T) {
 	})
 }
 
-func TestACallThatIsKeptIsHeldAllTheSame(t *testing.T) {
+func TestACallThatLivesOnAfterItsCallerIsNotHeld(t *testing.T) {
+	for _, label := range []string{"funcd.keep", "funcd.maxage", "funcd.retries", "funcd.callback"} {
+		t.Run(label, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, k *stack) {
+				k.d.Function.Config.Labels = map[string]string{label: map[string]string{"funcd.retries": "1", "funcd.callback": "https://example.org"}[label]}
+				if k.d.Function.Config.Labels[label] == "" {
+					k.d.Function.Config.Labels[label] = "1h"
+				}
+				call, release := k.held()
+				defer release()
+				require.True(t, k.onDisk(call))
+			})
+		})
+	}
+}
+
+func TestTheRecordOfAFetchedCallIsKept(t *testing.T) {
 	inBubble(t, func(t *testing.T, k *stack) {
 		k.d.Function.Config.Labels = map[string]string{"funcd.keep": "1h"}
 		call, release := k.held()
-		require.False(t, k.onDisk(call))
 		require.NoError(t, k.report(1, call, 0, "out"))
 		rec, _, err := k.s.Output(t.Context(), k.d, call, true)
 		require.NoError(t, err)
 		require.Equal(t, time.Hour, rec.Options.Keep)
 		require.NoError(t, k.s.Delivered(t.Context(), rec))
 		release()
-		require.True(t, k.onDisk(call))
 		_, _, err = k.s.Output(t.Context(), k.d, call, false)
 		requireCode(t, api.NotFound, err)
 		require.EqualError(t, err, "no such call: "+call+" has ended and its answer was fetched")
 		requireCode(t, api.NotFound, k.s.Cancel(t.Context(), k.d, call))
-		k.d.Function.Config.Labels["funcd.retries"] = "1"
-		call, _, err = k.s.SubmitSync(t.Context(), k.d, nil, nil)
-		require.NoError(t, err)
-		require.True(t, k.onDisk(call), "one that may live on after its caller is not")
 	})
+}
+
+// Its server is there, and so is its caller: it goes back to the queue as something else does not answer.
+func TestAHeldCallThatComesAgainIsExecuted(t *testing.T) {
+	for name, gone := range map[string]bool{"while its caller waits": false, "after its caller has gone": true} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, k *stack) {
+				k.store.alone = true
+				k.functions.failing(api.Errorf(api.Unavailable, "Consul does not answer"))
+				call, release, err := k.s.SubmitSync(t.Context(), k.d, nil, []byte("in"))
+				require.NoError(t, err)
+				defer release()
+				if gone {
+					release()
+				}
+				time.Sleep(time.Minute)
+				require.Equal(t, []string{call}, k.waiting())
+				k.functions.failing(nil)
+				time.Sleep(time.Minute)
+				_, err = k.take(1, call)
+				require.NoError(t, err)
+				require.NoError(t, k.report(1, call, 0, "out"))
+				k.requireFinished(call, "out")
+			})
+		})
+	}
 }

@@ -85,6 +85,7 @@ func (k *stack) server() *Scheduler {
 // restart stops the server and starts the next.
 func (k *stack) restart() {
 	k.s.Stop()
+	k.store.reopened()
 	k.s = k.server()
 	require.NoError(k.t, k.s.ServeAll(k.t.Context()))
 	synctest.Wait()

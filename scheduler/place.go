@@ -110,7 +110,9 @@ func (r *run) claim(ctx context.Context) (slot api.Slot, ok bool, err error) {
 		return api.Slot{}, false, err
 	}
 	r.mu.Lock()
-	r.job, r.slot, r.claimed = slot.Job, true, slot.Allocation
+	if r.rec.State == api.Pending { // else the last one had it after all, and this one finds that out
+		r.job, r.slot, r.claimed = slot.Job, true, slot.Allocation
+	}
 	r.mu.Unlock()
 	timer := time.NewTimer(confirmTime)
 	defer timer.Stop()
@@ -123,6 +125,11 @@ func (r *run) claim(ctx context.Context) (slot api.Slot, ok bool, err error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.unsure {
+		if err := r.learn(ctx); err != nil {
+			return slot, false, err
+		}
+	}
 	if r.rec.State == api.Running {
 		return slot, true, nil
 	}
@@ -148,7 +155,9 @@ func (r *run) dispatch(ctx context.Context) error {
 		if err == nil {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			r.job = job
+			if r.rec.State == api.Pending { // else a slot had it after all, and this container finds that out
+				r.job = job
+			}
 			return nil
 		}
 		if api.CodeOf(err) != api.Unavailable || ctx.Err() != nil {

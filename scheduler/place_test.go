@@ -74,7 +74,7 @@ func TestCallIsHandedToASlot(t *testing.T) {
 		require.True(t, got.assignment.Confirm)
 		require.Equal(t, call, got.assignment.CallID)
 		require.Equal(t, "in", string(got.payload))
-		require.Equal(t, []string{"A=request", "HTTP_B=b", "A=function"}, got.assignment.Env)
+		require.Equal(t, api.Env{"A=request", "HTTP_B=b", "A=function"}, got.assignment.Env)
 		require.Equal(t, 1, got.assignment.Calls)
 		k.requireNoRecord(call)
 		require.Empty(t, uses(), "it has not begun")

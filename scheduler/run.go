@@ -37,6 +37,7 @@ type run struct {
 	d       Delivery // the latest, if the lease ended although this server was there
 	rec     api.Record
 	version uint64        // of rec in the store, 0 for one that is not stored
+	unsure  bool          // what is stored may be newer than rec, as an answer of the store was lost
 	taken   chan struct{} // closed when a container has the call
 
 	unlinked chan error    // holds why the call can't have its links
@@ -156,7 +157,7 @@ func (r *run) execute(ctx context.Context) error {
 		if queued, err = r.s.cfg.Queue.IsQueued(ctx, r.call.Account, r.call.Function, r.call.ID); err == nil && !queued {
 			return r.leave(ctx)
 		}
-		if err == nil && r.call.Held {
+		if err == nil && r.call.Held && !r.delivery().Ours() { // else it comes again as something did not answer
 			return r.endHeld(ctx)
 		}
 	}
@@ -363,6 +364,11 @@ func timeoutMessage(rec api.Record) string {
 func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignment, []byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.unsure {
+		if err := r.learn(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
 	if r.job == "" || r.rec.Attempts > r.attempt {
 		return nil, nil, api.Errorf(api.NotFound, "the call is not offered yet")
 	}
@@ -374,7 +380,7 @@ func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignm
 		if err := r.relink(ctx); err != nil {
 			return nil, nil, err
 		}
-		return r.assignment(), r.payload(), nil
+		return r.assignment(), r.payload(&allocation), nil
 	}
 	if r.rec.State == api.Running && r.rec.Allocation == allocation.ID {
 		r.replace()
@@ -396,41 +402,68 @@ func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignm
 	rec.Job, rec.Allocation, rec.Runner = r.job, allocation.ID, allocation.Runner
 	rec.Started, rec.Timeout = time.Now(), r.function.Function.Timeout
 	version, err := r.s.cfg.Records.SaveRecord(ctx, rec, r.version)
-	if api.CodeOf(err) == api.Conflict {
-		version, err = r.settle(ctx, rec)
-	}
-	if err != nil {
+	switch api.CodeOf(err) {
+	case "":
+		r.rec, r.version = rec, version
+		r.given(ctx)
+	case api.Conflict: // it may be stored after all, if the answer to an earlier try was lost
+		if err := r.learn(ctx); err != nil {
+			return nil, nil, err
+		}
+		if r.rec.State == api.Pending {
+			return nil, nil, api.Errorf(api.Unavailable, "the call was not written down, ask again")
+		}
+		if r.rec.State != api.Running || !has(&r.rec, &allocation) {
+			return nil, nil, api.Errorf(api.Conflict, "the call is another container's, or over")
+		}
+	default:
+		r.unsure = true
 		return nil, nil, err
 	}
-	r.rec, r.version = rec, version
+	return r.assignment(), r.payload(&allocation), nil
+}
+
+// given notes that a container has the call. r.mu is held.
+func (r *run) given(ctx context.Context) {
 	if r.slot {
 		r.used(r.job) // before the slot is told: it may be free again in the next millisecond, and says so itself
 	}
 	close(r.taken)
-	r.s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(api.Running)})
-	return r.assignment(), r.payload(), nil
+	r.s.event(ctx, r.rec.Function, api.Event{CallID: r.rec.CallID, Event: string(api.Running)})
 }
 
-// settle finds out what is stored where a record was not what it was thought to be: an answer of the store may have been lost. It returns
-// the version if rec is stored after all, an error of code Conflict if the call is not rec's allocation's, and one of code Unavailable if it may be
-// yet.
-func (r *run) settle(ctx context.Context, rec api.Record) (uint64, error) {
-	stored, version, err := r.s.cfg.Records.Record(ctx, rec.Function, rec.CallID)
-	switch {
-	case err == nil && stored.State == api.Running && stored.Allocation == rec.Allocation && stored.Runner == rec.Runner:
-		return version, nil
-	case err == nil && stored.State == api.Pending:
-		r.rec, r.version = stored, version
-		return 0, api.Errorf(api.Unavailable, "the call was not written down, ask again")
-	case err == nil, api.CodeOf(err) == api.NotFound:
-		return 0, api.Errorf(api.Conflict, "the call is another container's, or over")
+// learn finds out what is stored where that is not sure, or was not what it was thought to be. A container that was written down to have the call has it, whatever
+// was concluded meanwhile. The error is of code Conflict if the call is over, else Unavailable. r.mu is held.
+func (r *run) learn(ctx context.Context) error {
+	rec, version, err := r.s.cfg.Records.Record(ctx, r.call.Function, r.call.ID)
+	if api.CodeOf(err) == api.NotFound {
+		queued, err := r.s.cfg.Queue.IsQueued(ctx, r.call.Account, r.call.Function, r.call.ID)
+		if err != nil {
+			return err
+		}
+		if !queued {
+			r.told()
+			return api.Errorf(api.Conflict, "the call is over")
+		}
+		r.unsure = false // nothing was stored: what is on its way still makes the next try a Conflict
+		return nil
 	}
-	return 0, err
+	if err != nil {
+		return err
+	}
+	before := r.rec.State
+	r.rec, r.version, r.unsure = rec, version, false
+	if before == api.Pending && rec.State == api.Running && rec.Attempts == r.attempt {
+		r.slot = r.slot && r.claimed == rec.Allocation
+		r.job = rec.Job
+		r.given(ctx)
+	}
+	return nil
 }
 
-// payload is what a container that takes the call has to be given.
-func (r *run) payload() []byte {
-	if r.slot {
+// payload is what a container that takes the call has to be given. A slot has the payload already.
+func (r *run) payload(allocation *api.Allocation) []byte {
+	if allocation.Slot {
 		return nil
 	}
 	return r.call.Payload

@@ -21,6 +21,8 @@ type Delivery interface {
 	Call() *api.Call
 	// Fresh tells that nobody can have had the call before.
 	Fresh() bool
+	// Ours tells that this server has accepted the call, since it was started, and nobody else can have had it.
+	Ours() bool
 	// Extend keeps the call with this server for another lease.
 	Extend() error
 	// Done removes the call from the queue for good.

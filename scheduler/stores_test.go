@@ -124,6 +124,14 @@ func TestStoresRecords(t *testing.T) {
 		rec := api.Record{CallID: "call-0", Function: "f1", Account: "acme", State: api.Pending}
 		_, _, err := s.Record(t.Context(), "f1", "call-0")
 		requireCode(t, api.NotFound, err)
+		for _, state := range []api.State{api.Pending, api.Running, api.Failed} {
+			rec.State = state
+			_, err = s.SaveRecord(t.Context(), rec, 0)
+			requireCode(t, api.Conflict, err)
+			_, _, err = s.Record(t.Context(), "f1", "call-0")
+			requireCode(t, api.NotFound, err)
+		}
+		require.NoError(t, s.Enqueue(t.Context(), call(0)))
 		version, err := s.SaveRecord(t.Context(), rec, 0)
 		require.NoError(t, err)
 		_, err = s.SaveRecord(t.Context(), rec, 0)
@@ -145,7 +153,6 @@ func TestStoresRecords(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "out", string(output))
 
-		require.NoError(t, s.Enqueue(t.Context(), call(0)))
 		require.NoError(t, s.Forget(t.Context(), rec))
 		require.NoError(t, s.Forget(t.Context(), rec))
 		_, _, err = s.Record(t.Context(), "f1", "call-0")
@@ -156,14 +163,15 @@ func TestStoresRecords(t *testing.T) {
 		requireCode(t, api.NotFound, err)
 
 		cancelled := api.Record{CallID: "call-1", Function: "f1", Account: "acme", State: api.Failed, Code: api.Cancelled}
+		require.NoError(t, s.Enqueue(t.Context(), call(1)))
 		_, err = s.SaveRecord(t.Context(), cancelled, 0)
 		require.NoError(t, err)
 		require.NoError(t, s.SaveOutput(t.Context(), "f1", "call-1", []byte("too late")))
 		require.NoError(t, s.Forget(t.Context(), cancelled))
-		got, _, err = s.Record(t.Context(), "f1", "call-1")
-		require.NoError(t, err, "who gets the call from the queue in this moment must know")
-		require.True(t, got.State.Ended())
-		require.False(t, got.Fetched.IsZero())
+		_, _, err = s.Record(t.Context(), "f1", "call-1")
+		requireCode(t, api.NotFound, err)
+		_, err = s.SaveRecord(t.Context(), api.Record{CallID: "call-1", Function: "f1", Account: "acme", State: api.Running}, 0)
+		requireCode(t, api.Conflict, err)
 		_, err = s.Output(t.Context(), "f1", "call-1")
 		requireCode(t, api.Expired, err)
 	})

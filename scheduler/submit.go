@@ -65,8 +65,8 @@ const holdTime = time.Second
 // call that takes longer than holdTime, or whose answer was not delivered, is on disk from then on.
 func (s *Scheduler) SubmitSync(ctx context.Context, d *api.Definition, env []string, payload []byte) (id string, release func(), err error) {
 	call := newCall(d, env, payload)
-	call.Options.Dead = false                                                      // its caller is told
-	if options := call.Options; options != (api.CallOptions{Keep: options.Keep}) { // it may live on after its caller
+	call.Options.Dead = false                // its caller is told
+	if call.Options != (api.CallOptions{}) { // something of it lives on after its caller
 		return call.ID, func() {}, s.enqueue(ctx, call)
 	}
 	store, held := s.cfg.Records.Hold(call.Function, call.ID)
@@ -201,12 +201,9 @@ func (s *Scheduler) lookup(ctx context.Context, d *api.Definition, call string) 
 	return rec, err
 }
 
-// fetched is the error of a call whose answer was fetched, which is none for its callers but that one that is kept is still to be seen.
+// fetched is the error of a call that is kept, but whose answer was fetched.
 func fetched(rec *api.Record) error {
-	if rec.Shown() {
-		return api.Errorf(api.NotFound, "no such call: %s has ended and its answer was fetched", rec.CallID)
-	}
-	return api.Errorf(api.NotFound, "no such call: %s", rec.CallID)
+	return api.Errorf(api.NotFound, "no such call: %s has ended and its answer was fetched", rec.CallID)
 }
 
 func pendingRecord(call *api.Call) api.Record {
