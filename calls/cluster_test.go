@@ -168,6 +168,13 @@ func TestCluster(t *testing.T) {
 			require.NoError(t, err, "output %d", i)
 		}
 	})
+	t.Run("a list is read as soon as it is begun", func(t *testing.T) {
+		bury(t, a, "lists", 1, 1)
+		for range 200 { // a NATS server hears of a new reader a moment after the one that it is made on
+			require.Len(t, letters(t, a, "acme", ""), 1)
+			require.Len(t, letters(t, b, "acme", ""), 1)
+		}
+	})
 	t.Run("an end is told to all", func(t *testing.T) {
 		ended, stop := b.WaitEnd("f", newCall("f", 1).ID)
 		defer stop()
