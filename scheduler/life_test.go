@@ -70,7 +70,16 @@ func TestAFullQueueIsSaidInTheEvents(t *testing.T) {
 		requireCode(t, api.Unavailable, err)
 		require.Equal(t, []string{"CALL", "PENDING", "FAILED: not accepted: the queue is full, try again later"},
 			k.events(k.store.events[0].CallID))
-		require.Empty(t, k.dispatched())
+		for range 100 {
+			_, err := k.s.Submit(t.Context(), k.d, nil, nil)
+			requireCode(t, api.Unavailable, err)
+			time.Sleep(refusedTime / 2)
+		}
+		require.Len(t, k.store.events, 3, "an overload leaves the log as it was")
+		k.store.failing(nil)
+		call := k.submit()
+		require.ElementsMatch(t, []string{"CALL", "PENDING"}, k.events(call))
+		require.Equal(t, []string{call}, k.dispatched())
 	})
 }
 

@@ -189,6 +189,7 @@ type Scheduler struct {
 	consumers map[string]*consumer  // by account
 	owned     map[string]*run       // by call
 	waited    map[string]api.Record // of calls that are held, by id
+	refused   map[string]time.Time  // when the queue has not taken a call, by account
 	unwatch   func()                // ends the watch for changes by others; guarded by serving
 }
 
@@ -203,6 +204,7 @@ func New(cfg Config) *Scheduler {
 		consumers: map[string]*consumer{},
 		owned:     map[string]*run{},
 		waited:    map[string]api.Record{},
+		refused:   map[string]time.Time{},
 	}
 }
 

@@ -40,14 +40,40 @@ func (s *Scheduler) enqueueBy(ctx context.Context, call *api.Call, enqueue func(
 	if err := s.Serve(ctx, call.Account); err != nil {
 		return err
 	}
-	// The events go first, so that the call's next one, which may come at once from another server, stands after them.
-	s.event(ctx, call.Function, api.Event{CallID: call.ID, Event: api.Called, ShortStdin: api.Short(call.Payload)})
-	s.event(ctx, call.Function, api.Event{CallID: call.ID, Event: string(api.Pending)})
+	accepted := func() {
+		s.event(ctx, call.Function, api.Event{CallID: call.ID, Event: api.Called, ShortStdin: api.Short(call.Payload)})
+		s.event(ctx, call.Function, api.Event{CallID: call.ID, Event: string(api.Pending)})
+	}
+	// The events go first, so that the call's next one, which may come at once from another server, stands after them. Where calls are being refused, they would push
+	// older lines out of the log: nothing is written of those, and one that is accepted comes to a queue that was full, so that its next event takes its time.
+	refusing := s.refusing(call.Account)
+	if !refusing {
+		accepted()
+	}
 	err := enqueue(ctx, call)
-	if err != nil {
+	switch {
+	case err == nil && refusing:
+		accepted()
+	case err != nil && !refusing:
 		s.event(ctx, call.Function, api.Event{CallID: call.ID, Event: string(api.Failed), Message: "not accepted: " + api.MessageOf(err)})
 	}
+	if err != nil {
+		s.mu.Lock()
+		s.refused[call.Account] = time.Now()
+		s.mu.Unlock()
+	}
 	return err
+}
+
+// refusedTime is for how long after a refusal an account's next call is likely to be refused too.
+const refusedTime = time.Second
+
+// refusing tells whether a call of the account was refused just now.
+func (s *Scheduler) refusing(account string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, ok := s.refused[account]
+	return ok && time.Since(at) < refusedTime
 }
 
 // room tells whether another call may be queued. The error is of code Unavailable.
