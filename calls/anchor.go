@@ -2,6 +2,7 @@ package calls
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -22,8 +23,9 @@ const anchorInterval = time.Second
 // anchored is a stream with an anchor.
 type anchored struct {
 	jetstream.Stream
-	anchor string // its subject; empty for a stream from which nothing is removed
-	used   bool   // since the anchor moved; guarded by Store.mu
+	anchor string      // its subject; empty for a stream from which nothing is removed
+	used   bool        // since the anchor moved; guarded by Store.mu
+	heard  atomic.Bool // something that this server has published was stored
 }
 
 // use notes that the stream is in use.

@@ -168,6 +168,11 @@ func TestCluster(t *testing.T) {
 			require.NoError(t, err, "output %d", i)
 		}
 	})
+	t.Run("the first event of a function is not lost", func(t *testing.T) {
+		for n := range 50 { // a NATS server hears of a new log a moment after the one that it is made on
+			logged(t, []*Store{a, b}[n%2], fmt.Sprintf("first%d", n), "a:1")
+		}
+	})
 	t.Run("a list is read as soon as it is begun", func(t *testing.T) {
 		bury(t, a, "lists", 1, 1)
 		for range 200 { // a NATS server hears of a new reader a moment after the one that it is made on

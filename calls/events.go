@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -39,10 +40,11 @@ func (s *Store) asyncIfSingle() jetstream.PersistModeType {
 	return jetstream.AsyncPersistMode
 }
 
-// Log adds events to a function's log, in their order. It does not wait for them to be stored: an event may be lost with the power, or
-// when the store does not answer, which is logged.
+// Log adds events to a function's log, in their order. It does not wait for them to be stored, but for the first on a NATS cluster: an event may be lost
+// with the power, or when the store does not answer, which is logged.
 func (s *Store) Log(ctx context.Context, function string, events ...api.Event) {
-	if _, err := s.events(ctx, function); err != nil {
+	stream, err := s.events(ctx, function)
+	if err != nil {
 		s.log.Warn("events of a call were lost", "function", function, "error", err)
 		return
 	}
@@ -52,12 +54,31 @@ func (s *Store) Log(ctx context.Context, function string, events ...api.Event) {
 			err = checkIDs(event.CallID)
 		}
 		if err == nil {
-			err = s.nc.Publish(logSubject(function, event.CallID), data)
+			err = s.logTo(ctx, stream, logSubject(function, event.CallID), data)
 		}
 		if err != nil {
 			s.log.Warn("an event of a call was lost", "function", function, "call", event.CallID, "event", event.Event, "error", err)
 		}
 	}
+}
+
+// In how many tries a new log is heard of by the NATS server that this server is connected to, and the pause between two.
+const (
+	logTries = 50
+	logPause = 20 * time.Millisecond
+)
+
+// logTo publishes an event. Until the NATS server that this one is connected to has heard of the stream, what is published goes nowhere, so that it is waited for
+// there.
+func (s *Store) logTo(ctx context.Context, stream *anchored, subject string, event []byte) error {
+	if s.alone || stream.heard.Load() {
+		return s.nc.Publish(subject, event)
+	}
+	if _, err := s.js.Publish(ctx, subject, event, jetstream.WithRetryAttempts(logTries), jetstream.WithRetryWait(logPause)); err != nil {
+		return err
+	}
+	stream.heard.Store(true)
+	return nil
 }
 
 // LastEvent returns the latest event of a call. The error is of code NotFound if there is none, or Unavailable.

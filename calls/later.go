@@ -22,6 +22,8 @@ const (
 	laterPause = time.Second      // after which a call that could not be put back is tried again
 	laterTime  = 10 * time.Second // in which it is put back
 
+	laterMessages = 500 // that are asked for at a time
+
 	// leavePause is after which it is looked again whether a call has left the queue that is still there.
 	leavePause = 100 * time.Millisecond
 )
@@ -66,27 +68,16 @@ func (s *Store) Postpone(ctx context.Context, call *api.Call, until time.Time) e
 }
 
 // consumeLater puts the account's calls that were set aside back when their time has come, until stop is called.
-func (s *Store) consumeLater(ctx context.Context, q jetstream.Stream, account string) (stop func(), err error) {
-	if s.server != nil {
-		// As with the other consumer: each call is looked at anew.
-		if err := q.DeleteConsumer(ctx, later); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
-			return nil, unavailable(err)
+func (s *Store) consumeLater(ctx context.Context, q *anchored, account string) (stop func(), err error) {
+	aside := func() jetstream.ConsumerConfig {
+		return jetstream.ConsumerConfig{
+			Durable:       later,
+			FilterSubject: laterSubject(account, "*", "*"),
+			MaxAckPending: -1,
+			HeadersOnly:   true, // a payload is read once, when it moves
 		}
 	}
-	consumer, err := q.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
-		Durable:       later,
-		FilterSubject: "queue." + account + "." + later + ".>",
-		AckPolicy:     jetstream.AckExplicitPolicy,
-		AckWait:       s.cfg.Lease,
-		MaxAckPending: -1,
-		MaxDeliver:    -1,
-		HeadersOnly:   true, // a payload is read once, when it moves
-		Replicas:      s.cfg.Replicas,
-	})
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	consume, err := consumer.Consume(func(msg jetstream.Msg) {
+	return s.consume(ctx, q, aside, laterMessages, func(msg jetstream.Msg) {
 		until, err := time.Parse(time.RFC3339Nano, msg.Headers().Get(untilHeader))
 		wait := time.Until(until)
 		if err != nil {
@@ -107,16 +98,7 @@ func (s *Store) consumeLater(ctx context.Context, q jetstream.Stream, account st
 		if err := msg.NakWithDelay(wait); err != nil {
 			s.log.Debug("a call that was set aside comes again with the lease", "subject", msg.Subject(), "error", err)
 		}
-	}, s.pullTime(), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
-		s.log.Debug("consuming what was set aside", "account", account, "error", err)
-	}))
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	return func() {
-		consume.Drain()
-		<-consume.Closed()
-	}, nil
+	})
 }
 
 // putBack moves a call that was set aside to the end of the queue.

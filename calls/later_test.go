@@ -54,11 +54,12 @@ func TestPostponedCallOutlivesARestart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := openStore(t, Config{Dir: dir})
-	postponed(t, s, consume(t, s, 1), 1, time.Now().Add(time.Second))
-	postponed(t, s, consume(t, s, 1), 2, time.Now().Add(time.Hour))
+	deliveries := consume(t, s, 1)
+	postponed(t, s, deliveries, 1, time.Now().Add(time.Second))
+	postponed(t, s, deliveries, 2, time.Now().Add(time.Hour))
 	s.Close()
 	s = openStore(t, Config{Dir: dir})
-	deliveries := consume(t, s, 1)
+	deliveries = consume(t, s, 1)
 	require.Equal(t, newCall("f", 1), next(t, deliveries, 1).Call())
 	require.Len(t, inFlight(t, s), 2)
 }
@@ -152,7 +153,7 @@ func TestPostponedCallThatHasNotLeftTheQueue(t *testing.T) {
 	require.NoError(t, d.Done(t.Context()))
 	d = next(t, deliveries, 1)
 	require.Equal(t, newCall("f", 1), d.Call())
-	require.Eventually(t, func() bool { return laterMessages(t, s) == 0 }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return setAside(t, s) == 0 }, patience, 10*time.Millisecond)
 	end(t, s, d, 1)
 	require.Empty(t, inFlight(t, s))
 	for range 2 {
@@ -163,7 +164,7 @@ func TestPostponedCallThatHasNotLeftTheQueue(t *testing.T) {
 	}
 }
 
-func laterMessages(t *testing.T, s *Store) int {
+func setAside(t *testing.T, s *Store) int {
 	t.Helper()
 	q, err := s.queue(t.Context(), "acme")
 	require.NoError(t, err)

@@ -359,3 +359,29 @@ func TestACallThatCannotBeReadHoldsNoPlace(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, n)
 }
+
+// An operator may remove what is not known to him, and a NATS cluster that has lost its data has none.
+func TestAConsumerThatWasRemovedIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, Config{})
+	deliveries := consume(t, s, 2)
+	enqueue(t, s, "f", 0, 1)
+	first := next(t, deliveries, 0)
+	require.NoError(t, s.SetQuota(t.Context(), "acme", 5))
+	for _, name := range []string{pool, later} {
+		require.NoError(t, s.js.DeleteConsumer(t.Context(), queueStream("acme"), name))
+	}
+	enqueue(t, s, "f", 1, 2)
+	again := next(t, deliveries, 0)
+	require.True(t, again.Ours(), "it is delivered once more, as nobody knows that it was")
+	second := next(t, deliveries, 1)
+	require.NoError(t, second.Done(t.Context()))
+	quota, err := s.Quota(t.Context(), "acme")
+	require.NoError(t, err)
+	require.Equal(t, 5, quota)
+	require.NoError(t, first.Done(t.Context()))
+	require.NoError(t, again.Done(t.Context()))
+	postponed(t, s, deliveries, 2, time.Now())
+	require.NoError(t, next(t, deliveries, 2).Done(t.Context()))
+	require.Eventually(t, func() bool { return len(inFlight(t, s)) == 0 }, patience, 10*time.Millisecond)
+}

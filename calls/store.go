@@ -119,6 +119,7 @@ type Store struct {
 
 	mu      sync.Mutex
 	streams map[string]*anchored // by name; those that this server has seen
+	quotas  map[string]int       // by account; of those whose calls are consumed
 
 	ready          readiness
 	background     sync.WaitGroup
@@ -174,6 +175,7 @@ func newStore(cfg Config) *Store {
 		opened:  time.Now(),
 		states:  newStates(),
 		streams: map[string]*anchored{},
+		quotas:  map[string]int{},
 		waiters: map[string]map[chan struct{}]struct{}{},
 		offers:  map[string]Take{},
 		held:    map[string]*held{},
