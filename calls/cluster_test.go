@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/funcd/funcd/api"
@@ -175,6 +176,13 @@ func TestCluster(t *testing.T) {
 	})
 	t.Run("a list is read as soon as it is begun", func(t *testing.T) {
 		bury(t, a, "lists", 1, 1)
+		dead, err := a.dead(t.Context(), "acme")
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { // a list is read from any replica, and may miss what one has not heard of
+			info, err := dead.Info(t.Context())
+			return err == nil && info.Cluster != nil && len(info.Cluster.Replicas) == 2 &&
+				!slices.ContainsFunc(info.Cluster.Replicas, func(p *jetstream.PeerInfo) bool { return !p.Current || p.Lag > 0 })
+		}, patience, 10*time.Millisecond)
 		for range 200 { // a NATS server hears of a new reader a moment after the one that it is made on
 			require.Len(t, letters(t, a, "acme", ""), 1)
 			require.Len(t, letters(t, b, "acme", ""), 1)
