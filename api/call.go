@@ -32,6 +32,7 @@ type Call struct {
 	Accepted time.Time
 	Env      Env         // CGI variables made from the request
 	Held     bool        `json:",omitempty"` // what is known of it is in the memory of the server that has accepted it, as its caller waits there
+	Attempt  int         `json:",omitempty"` // which of its attempts it waits for, counted from 0: from 1 on it has a record until it is over
 	Options  CallOptions `json:",omitzero"`
 	Payload  []byte      `json:"-"`
 }

@@ -90,6 +90,12 @@ func (s *Store) Consume(ctx context.Context, account string, quota int, deliver 
 			s.changed(change{Kind: callLeft, Function: function, Call: id})
 			return
 		}
+		if call.Held && s.answered.has(call.ID) {
+			if err := msg.Ack(); err != nil {
+				s.log.Debug("a call that was answered comes again", "call", call.ID, "error", err)
+			}
+			return
+		}
 		// It is known but where Enqueue was told that it had failed, or the server that did it was not heard.
 		s.changed(change{Kind: callQueued, Function: call.Function, Call: call.ID, Accepted: micros(call.Accepted)})
 		meta, err := msg.Metadata()

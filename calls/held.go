@@ -3,6 +3,7 @@ package calls
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/funcd/funcd/api"
 )
@@ -38,6 +39,42 @@ func (s *Store) Hold(function, call string) (release func(context.Context) error
 	return func(ctx context.Context) error { return s.release(ctx, key, h) }, true
 }
 
+// answeredLeases is for how many leases a call that was answered is remembered: it comes again within one of the moment in which the queue is open again.
+const answeredLeases = 5
+
+// answered remembers the held calls that were answered and dropped, for as long as the queue may deliver them again: nothing waits for it to hear that they have left,
+// which it does not while it is opened again (see reopen).
+type answered struct {
+	mu       sync.Mutex
+	calls    map[string]struct{}
+	inOrder  []answeredCall
+	lifetime time.Duration
+}
+
+type answeredCall struct {
+	id string
+	at time.Time
+}
+
+func (a *answered) add(call string, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	old := 0
+	for old < len(a.inOrder) && now.Sub(a.inOrder[old].at) > a.lifetime {
+		delete(a.calls, a.inOrder[old].id)
+		old++
+	}
+	a.inOrder = append(a.inOrder[old:], answeredCall{call, now})
+	a.calls[call] = struct{}{}
+}
+
+func (a *answered) has(call string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, ok := a.calls[call]
+	return ok
+}
+
 func (s *Store) release(ctx context.Context, key string, h *held) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -50,9 +87,14 @@ func (s *Store) release(ctx context.Context, key string, h *held) error {
 				return err
 			}
 		}
-		stored, err := s.storeRecord(ctx, h.rec, 0)
+		stored, err := s.storeRecord(ctx, h.rec, h.stored)
+		if api.CodeOf(err) == api.Conflict { // an earlier try was stored, and its answer lost
+			if _, h.stored, err = s.record(ctx, h.rec.Function, h.rec.CallID); err == nil {
+				stored, err = s.storeRecord(ctx, h.rec, h.stored)
+			}
+		}
 		if err != nil {
-			return err
+			return unavailable(err)
 		}
 		h.stored = stored
 	}

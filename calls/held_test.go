@@ -2,6 +2,7 @@ package calls
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -170,4 +171,55 @@ func TestLastEvent(t *testing.T) {
 		event, err := s.LastEvent(t.Context(), "f", "c")
 		return err == nil && event.Event == "FAILED"
 	}, patience, 1e6)
+}
+
+// Nothing waits for the queue to hear that a held call has left it, and it does not hear while it is opened again.
+func TestAnAnsweredCallDoesNotComeAgain(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, Config{})
+	deliveries := consume(t, s, 2)
+	call := newCall("f", 1)
+	call.Held = true
+	release, ok := s.Hold("f", call.ID)
+	require.True(t, ok)
+	require.NoError(t, s.Enqueue(t.Context(), call))
+	d := next(t, deliveries, 1)
+	rec := newRecord(1, api.Finished)
+	_, err := s.SaveRecord(t.Context(), rec, 0)
+	require.NoError(t, err)
+	require.NoError(t, s.Forget(t.Context(), rec))
+	require.NoError(t, release(t.Context()))
+	require.NoError(t, d.Return(0), "in place of Done, which was lost")
+	require.Eventually(t, func() bool { return len(inFlight(t, s)) == 0 }, patience, 10*time.Millisecond)
+	require.Empty(t, deliveries)
+}
+
+func TestAnsweredCallsAreForgotten(t *testing.T) {
+	t.Parallel()
+	a, now := answered{calls: map[string]struct{}{}, lifetime: time.Minute}, time.Now()
+	a.add("first", now)
+	a.add("second", now.Add(time.Minute))
+	require.True(t, a.has("first"))
+	a.add("third", now.Add(time.Minute+1))
+	require.False(t, a.has("first"))
+	require.True(t, a.has("second"))
+	require.Len(t, a.inOrder, 2)
+}
+
+// The answer to the first try may have been lost, or the store away.
+func TestWhatIsHeldIsStoredInTheEnd(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, Config{})
+	release, ok := s.Hold("f", "c")
+	require.True(t, ok)
+	_, err := s.SaveRecord(t.Context(), heldRecord(api.Running), 0)
+	require.NoError(t, err)
+	_, err = s.storeRecord(t.Context(), heldRecord(api.Pending), 0) // an earlier try
+	require.NoError(t, err)
+	require.NoError(t, release(t.Context()))
+	rec, version, err := s.Record(t.Context(), "f", "c")
+	require.NoError(t, err)
+	require.Equal(t, heldRecord(api.Running), rec)
+	_, err = s.SaveRecord(t.Context(), heldRecord(api.Finished), version)
+	require.NoError(t, err)
 }

@@ -3,6 +3,7 @@ package calls
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -31,40 +32,34 @@ const (
 // errInQueue is why a call is not put back: it has not left yet. Its server has just put it aside, or has died before it was Done, or after it had put it back.
 var errInQueue = errors.New("the call is in the queue")
 
-func laterSubject(account, function, call string) string {
-	return "queue." + account + "." + later + "." + function + "." + call
+// laterSubject is where a call waits for an attempt, or with * for any.
+func laterSubject(account, function, call, attempt string) string {
+	return "queue." + account + "." + later + "." + function + "." + call + "." + attempt
 }
 
-// Postpone puts a call that was delivered aside until then. It is on disk when this returns nil, and the delivery is to be Done. Its record must
-// say that it is Pending. The error is of code Unavailable, also where the queue is full. A call may be aside already: a server has died before it was Done, or has
-// not quite taken it from there since it was put back.
+// Postpone puts a call that was delivered aside until then, for its next attempt, call.Attempt. It is on disk when this returns nil, and the delivery is to be Done.
+// Its record must say before that it is Pending, with so many attempts behind it. Whoever puts it aside for an attempt for which it is aside already, as a server that has died
+// before it was Done, or one that was stopped for longer than its lease, leaves it as it is. The error is of code Unavailable, also where the queue is full.
 func (s *Store) Postpone(ctx context.Context, call *api.Call, until time.Time) error {
 	if err := checkIDs(call.Function, call.ID); err != nil {
 		return err
 	}
-	q, err := s.queue(ctx, call.Account)
-	if err != nil {
+	if _, err := s.queue(ctx, call.Account); err != nil {
 		return err
 	}
 	data, err := encodeCall(call)
 	if err != nil {
 		return err
 	}
-	subject := laterSubject(call.Account, call.Function, call.ID)
-	aside := &nats.Msg{Subject: subject, Header: nats.Header{untilHeader: []string{until.UTC().Format(time.RFC3339Nano)}}, Data: data}
-	for {
-		_, err := s.js.PublishMsg(ctx, aside, jetstream.WithExpectStream(queueStream(call.Account)), unlessThere, untilLeader, leaderPause)
-		if refused, _ := errors.AsType[*jetstream.APIError](err); !isThere(refused) {
-			if err != nil {
-				return unavailable(err)
-			}
-			return nil
-		}
-		// What is there may be taken out in the next moment, as what was put back: it can't stand for this.
-		if err := s.withdraw(ctx, q, subject); err != nil {
-			return err
-		}
+	_, err = s.js.PublishMsg(ctx, &nats.Msg{
+		Subject: laterSubject(call.Account, call.Function, call.ID, strconv.Itoa(call.Attempt)),
+		Header:  nats.Header{untilHeader: []string{until.UTC().Format(time.RFC3339Nano)}},
+		Data:    data,
+	}, jetstream.WithExpectStream(queueStream(call.Account)), unlessThere, untilLeader, leaderPause)
+	if refused, _ := errors.AsType[*jetstream.APIError](err); err != nil && !isThere(refused) {
+		return unavailable(err)
 	}
+	return nil
 }
 
 // consumeLater puts the account's calls that were set aside back when their time has come, until stop is called.
@@ -72,7 +67,7 @@ func (s *Store) consumeLater(ctx context.Context, q *anchored, account string) (
 	aside := func() jetstream.ConsumerConfig {
 		return jetstream.ConsumerConfig{
 			Durable:       later,
-			FilterSubject: laterSubject(account, "*", "*"),
+			FilterSubject: laterSubject(account, "*", "*", "*"),
 			MaxAckPending: -1,
 			HeadersOnly:   true, // a payload is read once, when it moves
 		}
@@ -123,7 +118,7 @@ func (s *Store) putBack(q jetstream.Stream, msg jetstream.Msg) error {
 	}
 	// It may have been put back before, by a server that died in between, and have run since.
 	rec, _, err := s.Record(ctx, call.Function, call.ID)
-	if api.CodeOf(err) == api.NotFound || err == nil && !isAside(&rec) {
+	if api.CodeOf(err) == api.NotFound || err == nil && !waitsFor(&rec, call.Attempt) {
 		return msg.DoubleAck(ctx)
 	}
 	if err != nil {
@@ -139,8 +134,8 @@ func (s *Store) putBack(q jetstream.Stream, msg jetstream.Msg) error {
 	return msg.DoubleAck(ctx)
 }
 
-// isAside tells whether the record is that of a call that may wait where it was put aside. One that was cancelled there goes back too, if something is to be done
-// at its end: who has cancelled it may have died before it was.
-func isAside(rec *api.Record) bool {
-	return rec.State == api.Pending || rec.Code == api.Cancelled && rec.Fetched.IsZero() && rec.Options.AtEnd()
+// waitsFor tells whether the record is that of a call that may wait for this attempt where it was put aside. One that was cancelled there goes back too, if something
+// is to be done at its end: who has cancelled it may have died before it was.
+func waitsFor(rec *api.Record, attempt int) bool {
+	return rec.State == api.Pending && rec.Attempts <= attempt || rec.Code == api.Cancelled && rec.Fetched.IsZero() && rec.Options.AtEnd()
 }

@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/funcd/funcd/api"
@@ -19,8 +18,15 @@ func postponed(t *testing.T, s *Store, deliveries <-chan *Delivery, n int, until
 	rec.Attempts = 1
 	_, err := s.SaveRecord(t.Context(), rec, 0)
 	require.NoError(t, err)
-	require.NoError(t, s.Postpone(t.Context(), d.Call(), until))
+	require.NoError(t, s.Postpone(t.Context(), aside(n, 1), until))
 	require.NoError(t, d.Done(t.Context()))
+}
+
+// aside is the call as it is put aside for an attempt.
+func aside(n, attempt int) *api.Call {
+	call := newCall("f", n)
+	call.Attempt = attempt
+	return call
 }
 
 func inFlight(t *testing.T, s *Store) []string {
@@ -34,7 +40,7 @@ func TestPostponedCallComesBack(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, Config{})
 	deliveries := consume(t, s, 1)
-	until := time.Now().Add(300 * time.Millisecond)
+	until := time.Now().Add(3 * time.Second)
 	postponed(t, s, deliveries, 1, until)
 	require.Equal(t, []string{newCall("f", 1).ID}, inFlight(t, s))
 	require.Equal(t, api.Status{Total: 1, Pending: 1}, status(t, s, "f"))
@@ -45,7 +51,7 @@ func TestPostponedCallComesBack(t *testing.T) {
 	require.NoError(t, other.Done(t.Context()))
 	d := next(t, deliveries, 1)
 	require.False(t, time.Now().Before(until))
-	require.Equal(t, newCall("f", 1), d.Call(), "payload and all")
+	require.Equal(t, aside(1, 1), d.Call(), "payload and all")
 	require.NoError(t, d.Done(t.Context()))
 	require.Eventually(t, func() bool { return len(inFlight(t, s)) == 0 }, patience, 10*time.Millisecond)
 }
@@ -60,7 +66,7 @@ func TestPostponedCallOutlivesARestart(t *testing.T) {
 	s.Close()
 	s = openStore(t, Config{Dir: dir})
 	deliveries = consume(t, s, 1)
-	require.Equal(t, newCall("f", 1), next(t, deliveries, 1).Call())
+	require.Equal(t, aside(1, 1), next(t, deliveries, 1).Call())
 	require.Len(t, inFlight(t, s), 2)
 }
 
@@ -111,7 +117,8 @@ func TestFullQueueTakesNoPostponedCall(t *testing.T) {
 	deliveries := consume(t, s, 1)
 	enqueue(t, s, "f", 1, 3)
 	d := next(t, deliveries, 1)
-	require.Equal(t, api.Unavailable, api.CodeOf(s.Postpone(t.Context(), d.Call(), time.Now())))
+	require.Equal(t, newCall("f", 1), d.Call())
+	require.Equal(t, api.Unavailable, api.CodeOf(s.Postpone(t.Context(), aside(1, 1), time.Now())))
 	require.Len(t, inFlight(t, s), 2, "it stays where it is")
 }
 
@@ -129,7 +136,7 @@ func end(t *testing.T, s *Store, d *Delivery, n int) {
 }
 
 // Where a server dies between setting a call aside and taking it out of the queue, it is in both, and goes on from there once. When it has ended it is in neither,
-// also after a kill.
+// or known to be over, also after a kill.
 func TestPostponedCallThatHasNotLeftTheQueue(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -142,55 +149,80 @@ func TestPostponedCallThatHasNotLeftTheQueue(t *testing.T) {
 	_, err := s.SaveRecord(t.Context(), rec, 0)
 	require.NoError(t, err)
 	until := time.Now()
-	require.NoError(t, s.Postpone(t.Context(), d.Call(), until))
+	require.NoError(t, s.Postpone(t.Context(), aside(1, 1), until))
 
 	dir = killed(t, dir)
 	s = openStore(t, Config{Dir: dir})
 	deliveries = consume(t, s, 2)
 	d = next(t, deliveries, 1)
 	require.Never(t, func() bool { return len(deliveries) > 0 }, 3*leavePause, leavePause/10, "it is not put back beside itself")
-	require.NoError(t, s.Postpone(t.Context(), d.Call(), until))
+	require.NoError(t, s.Postpone(t.Context(), aside(1, 1), until))
 	require.NoError(t, d.Done(t.Context()))
 	d = next(t, deliveries, 1)
-	require.Equal(t, newCall("f", 1), d.Call())
-	require.Eventually(t, func() bool { return setAside(t, s) == 0 }, patience, 10*time.Millisecond)
+	require.Equal(t, aside(1, 1), d.Call())
 	end(t, s, d, 1)
-	require.Empty(t, inFlight(t, s))
+	over(t, s, deliveries)
 	for range 2 {
 		dir = killed(t, dir)
 		again := openStore(t, Config{Dir: dir})
-		require.Empty(t, inFlight(t, again))
+		over(t, again, consume(t, again, 1))
 		require.Equal(t, api.Status{}, status(t, again, "f"))
 	}
 }
 
-func setAside(t *testing.T, s *Store) int {
+// over waits until no call is in the queue. One that has ended while it was put back comes once more, and tells by having no record that it is over.
+func over(t *testing.T, s *Store, deliveries <-chan *Delivery) {
 	t.Helper()
-	q, err := s.queue(t.Context(), "acme")
-	require.NoError(t, err)
-	info, err := q.Info(t.Context(), jetstream.WithSubjectFilter(laterSubject("acme", "*", "*")))
-	require.NoError(t, err)
-	return len(info.State.Subjects)
+	require.Eventually(t, func() bool {
+		select {
+		case d := <-deliveries:
+			_, _, err := s.Record(t.Context(), "f", d.Call().ID)
+			if d.Call().Attempt == 0 || api.CodeOf(err) != api.NotFound {
+				t.Errorf("a call has come that is over: %v, %v", d.Call(), err)
+			}
+			_ = d.Done(t.Context())
+		default:
+		}
+		calls, err := s.CallsInFlight(t.Context(), "acme", "f")
+		return err == nil && len(calls) == 0
+	}, patience, 10*time.Millisecond)
+}
+
+// A server that was stopped for longer than its lease may put a call aside that another has put aside since: it is the only one, and stays where there is no room
+// for another.
+func TestPostponedCallIsNeverAway(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, Config{QueueCalls: 2})
+	deliveries := consume(t, s, 1)
+	postponed(t, s, deliveries, 1, time.Now().Add(time.Hour))
+	enqueue(t, s, "f", 2, 3)
+	requireCode(t, api.Unavailable, s.Enqueue(t.Context(), newCall("f", 3)))
+	require.NoError(t, s.Postpone(t.Context(), aside(1, 1), time.Now().Add(time.Hour)), "it is there")
+	require.Contains(t, inFlight(t, s), newCall("f", 1).ID)
 }
 
 // A server may have put a call back and died before it had taken it from where it was put aside: the call is put back once.
 func TestPostponedCallThatWasPutBackBefore(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	s := openStore(t, Config{Dir: dir})
+	s := openStore(t, Config{})
 	deliveries := consume(t, s, 1)
 	postponed(t, s, deliveries, 1, time.Now().Add(time.Hour))
-	_, err := s.enqueue(t.Context(), newCall("f", 1), unlessThere)
+	_, err := s.enqueue(t.Context(), aside(1, 1), unlessThere)
 	require.NoError(t, err)
 	d := next(t, deliveries, 1)
 	// Its next attempt fails too.
-	require.NoError(t, s.Postpone(t.Context(), d.Call(), time.Now()))
+	rec, version, err := s.Record(t.Context(), "f", d.Call().ID)
+	require.NoError(t, err)
+	rec.Attempts = 2
+	_, err = s.SaveRecord(t.Context(), rec, version)
+	require.NoError(t, err)
+	require.NoError(t, s.Postpone(t.Context(), aside(1, 2), time.Now()))
 	require.NoError(t, d.Done(t.Context()))
 	d = next(t, deliveries, 1)
+	require.Equal(t, aside(1, 2), d.Call())
 	end(t, s, d, 1)
-	require.Empty(t, inFlight(t, s))
-	again := openStore(t, Config{Dir: killed(t, dir)})
-	require.Empty(t, inFlight(t, again))
+	require.NoError(t, s.Withdraw(t.Context(), "acme", "f", d.Call().ID)) // what waits for an attempt that is behind it, for an hour
+	over(t, s, deliveries)
 }
 
 // Whoever has cancelled it may have died before what is to be done at its end was.

@@ -67,7 +67,7 @@ func (s *Store) queuedAnywhere(ctx context.Context, account, function, call stri
 		return false, unavailable(err)
 	}
 	inQueue := queueSubject(account, function, call)
-	for _, subject := range []string{inQueue, laterSubject(account, function, call), inQueue} {
+	for _, subject := range []string{inQueue, laterSubject(account, function, call, "*"), inQueue} {
 		_, err := q.GetLastMsgForSubject(ctx, subject)
 		if err == nil {
 			return true, nil

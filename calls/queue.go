@@ -154,11 +154,11 @@ func (s *Store) IsQueued(ctx context.Context, account, function, call string) (b
 // Withdraw takes a call out of the queue. It is no error if it is not there. Its record must be on disk as ended before, for the server that has
 // it delivered in the same moment.
 func (s *Store) Withdraw(ctx context.Context, account, function, call string) error {
-	return s.takeOut(ctx, account, function, call, queueSubject(account, function, call), laterSubject(account, function, call))
+	return s.takeOut(ctx, account, function, call, true)
 }
 
-// takeOut is Withdraw of the subjects that the call may have.
-func (s *Store) takeOut(ctx context.Context, account, function, call string, subjects ...string) error {
+// takeOut is Withdraw. aside tells that the call may have been put aside.
+func (s *Store) takeOut(ctx context.Context, account, function, call string, aside bool) error {
 	if err := checkIDs(function, call); err != nil {
 		return err
 	}
@@ -166,25 +166,17 @@ func (s *Store) takeOut(ctx context.Context, account, function, call string, sub
 	if err != nil {
 		return err
 	}
+	subjects := []string{queueSubject(account, function, call)}
+	if aside {
+		subjects = append(subjects, laterSubject(account, function, call, "*"))
+	}
 	for _, subject := range subjects {
-		if err := s.withdraw(ctx, q, subject); err != nil {
-			return err
+		if err := q.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
+			return unavailable(err)
 		}
 	}
 	s.changed(change{Kind: callLeft, Function: function, Call: call})
 	return nil
-}
-
-// withdraw removes the message of a subject, if there is one.
-func (s *Store) withdraw(ctx context.Context, q *anchored, subject string) error {
-	msg, err := q.GetLastMsgForSubject(ctx, subject)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil
-	}
-	if err != nil {
-		return unavailable(err)
-	}
-	return removeMessage(ctx, q, msg.Sequence)
 }
 
 // removeMessage removes the message of this sequence. It is no error if it is gone, as somebody else has removed it in the same moment.
@@ -213,13 +205,14 @@ func (s *Store) CallsInFlight(ctx context.Context, account, function string) ([]
 	if err != nil {
 		return nil, err
 	}
-	info, err := q.Info(ctx, jetstream.WithSubjectFilter("queue."+account+".*."+function+".*"))
+	info, err := q.Info(ctx, jetstream.WithSubjectFilter("queue."+account+".*."+function+".>"))
 	if err != nil {
 		return nil, unavailable(err)
 	}
 	calls := make([]string, 0, len(info.State.Subjects))
 	for subject := range info.State.Subjects {
-		calls = append(calls, subject[strings.LastIndexByte(subject, '.')+1:])
+		_, call := queuedCall(subject)
+		calls = append(calls, call)
 	}
 	slices.Sort(calls)
 	return slices.Compact(calls), nil // one that was just put aside may be there twice

@@ -135,23 +135,22 @@ func (s *Store) SaveRecord(ctx context.Context, rec api.Record, version uint64) 
 
 // storeFirst stores the first record of a call, unless the call is in the queue no more: it has ended then, and its record went when its answer was fetched. Whoever
 // writes one all the same had the call delivered before, and was stopped for longer than its lease. As a call leaves the queue before its record goes, one that is
-// there after its record was written was not over before. An end must not be taken back, as others may have acted on it: it is looked before it is written.
+// there after its record was written was not over before. An end must not be taken back, as others may have acted on it: it is the second record.
 func (s *Store) storeFirst(ctx context.Context, rec api.Record) (uint64, error) {
-	queued := func() (bool, error) { return s.IsQueued(ctx, rec.Account, rec.Function, rec.CallID) }
-	over := api.Errorf(api.Conflict, "the call is over")
 	if rec.State.Ended() {
-		if there, err := queued(); err != nil {
+		version, err := s.storeFirst(ctx, api.Record{
+			CallID: rec.CallID, Function: rec.Function, Name: rec.Name, Account: rec.Account, State: api.Pending, Accepted: rec.Accepted, Options: rec.Options,
+		})
+		if err != nil {
 			return 0, err
-		} else if !there {
-			return 0, over
 		}
-		return s.storeRecord(ctx, rec, 0)
+		return s.storeRecord(ctx, rec, version)
 	}
 	version, err := s.storeRecord(ctx, rec, 0)
 	if err != nil {
 		return 0, err
 	}
-	if there, err := queued(); err != nil || there {
+	if queued, err := s.IsQueued(ctx, rec.Account, rec.Function, rec.CallID); err != nil || queued {
 		return version, err
 	}
 	if err := removeMessage(ctx, s.records, version); err != nil {
@@ -160,7 +159,7 @@ func (s *Store) storeFirst(ctx context.Context, rec api.Record) (uint64, error) 
 	if _, _, err := s.record(ctx, rec.Function, rec.CallID); errors.Is(err, jetstream.ErrMsgNotFound) {
 		s.changed(change{Kind: callGone, Function: rec.Function, Call: rec.CallID})
 	}
-	return 0, over
+	return 0, api.Errorf(api.Conflict, "the call is over")
 }
 
 func (s *Store) storeRecord(ctx context.Context, rec api.Record, version uint64) (uint64, error) {
@@ -202,6 +201,7 @@ func (s *Store) forget(ctx context.Context, rec api.Record) error {
 	if h := s.holding(rec.Function, rec.CallID); h != nil && !h.over && rec.Code != api.Cancelled {
 		defer h.mu.Unlock()
 		h.over, h.output = true, nil
+		s.answered.add(rec.CallID, time.Now())
 		s.unhold(recordSubject(rec.Function, rec.CallID))
 		return nil
 	} else if h != nil {
@@ -210,11 +210,7 @@ func (s *Store) forget(ctx context.Context, rec api.Record) error {
 			return err
 		}
 	}
-	subjects := []string{queueSubject(rec.Account, rec.Function, rec.CallID)}
-	if rec.Attempts > 0 {
-		subjects = append(subjects, laterSubject(rec.Account, rec.Function, rec.CallID))
-	}
-	if err := s.takeOut(ctx, rec.Account, rec.Function, rec.CallID, subjects...); err != nil {
+	if err := s.takeOut(ctx, rec.Account, rec.Function, rec.CallID, rec.Attempts > 0); err != nil {
 		return err
 	}
 	if rec.Options.Keep > 0 {

@@ -161,9 +161,9 @@ func (s *Store) readStates(ctx context.Context) (young bool, err error) {
 	return young, nil
 }
 
-// queuedCall returns the ids in a subject of the queue.
+// queuedCall returns the ids in a subject of the queue, also of what was put aside.
 func queuedCall(subject string) (function, call string) {
-	if tokens := strings.Split(subject, "."); len(tokens) == 5 {
+	if tokens := strings.Split(subject, "."); len(tokens) >= 5 {
 		return tokens[3], tokens[4]
 	}
 	return "", ""
@@ -202,7 +202,7 @@ func (s *Store) eachMessage(ctx context.Context, stream jetstream.Stream, subjec
 		return unavailable(err)
 	}
 	defer s.endConsumer(ctx, stream, consumer)
-	unheard := time.Now().Add(openTimeout)
+	unheard, silent, all := time.Now().Add(openTimeout), time.Now().Add(openTimeout), uint64(0)
 	for stored := consumer.CachedInfo().NumPending; stored > 0; {
 		page, err := consumer.FetchNoWait(listPage)
 		if err != nil {
@@ -225,10 +225,22 @@ func (s *Store) eachMessage(ctx context.Context, stream jetstream.Stream, subjec
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if read == 0 {
-			return nil // what was to come has been removed
+		if read > 0 {
+			stored -= min(stored, uint64(read))
+			all += uint64(read)
+			silent = time.Now().Add(openTimeout)
+			continue
 		}
-		stored -= min(stored, uint64(read))
+		// What was to come has been removed, or JetStream was silent for a second, and what it has sent since goes nowhere.
+		info, err := consumer.Info(ctx)
+		switch {
+		case err == nil && info.Delivered.Consumer > all:
+			return unavailable(errors.New("a part of a list did not come"))
+		case err == nil && info.NumPending == 0:
+			return nil
+		case time.Now().After(silent):
+			return unavailable(errors.Join(errors.New("a list does not come"), err))
+		}
 	}
 	return nil
 }

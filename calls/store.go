@@ -129,6 +129,7 @@ type Store struct {
 	waiters        map[string]map[chan struct{}]struct{}
 	offers         map[string]Take  // by call; those of this server
 	held           map[string]*held // by the record's subject
+	answered       answered
 
 	claimTimeout time.Duration // the constant, but in tests
 
@@ -187,6 +188,7 @@ func newStore(cfg Config) *Store {
 
 		followers: map[string]*follower{},
 	}
+	s.answered = answered{calls: map[string]struct{}{}, lifetime: answeredLeases * cfg.Lease}
 	s.running, s.stopBackground = context.WithCancel(context.Background())
 	return s
 }

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -151,5 +152,31 @@ func TestRetriesHaveOneCallback(t *testing.T) {
 		synctest.Wait()
 		require.NoError(t, k.attempt(1, call, exits(3)))
 		require.Len(t, k.callbacks(), 1)
+	})
+}
+
+// Who has cancelled a call that was put aside has died before its callback was queued, and its answer is fetched before it comes back.
+func TestCallbackOfACallThatWasCancelledAside(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		k.labels(map[string]string{"funcd.callback": callbackURL, "funcd.retries": "3"})
+		call := k.running()
+		require.NoError(t, k.report(1, call, 1, ""))
+		var once atomic.Bool
+		k.store.failing(func(operation string) error {
+			switch {
+			case operation == "QueueCallback" && !once.Swap(true):
+				return api.Errorf(api.Unavailable, "it has died")
+			case operation == "Queued":
+				return api.Errorf(api.NotFound, "it is aside")
+			}
+			return nil
+		})
+		require.NoError(t, k.s.Cancel(t.Context(), k.d, call))
+		synctest.Wait()
+		require.Empty(t, k.callbacks())
+		rec, _, err := k.s.Output(t.Context(), k.d, call, false)
+		requireCode(t, api.Cancelled, err)
+		require.NoError(t, k.s.Delivered(t.Context(), rec))
+		require.Contains(t, k.callbacks(), call)
 	})
 }

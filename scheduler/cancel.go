@@ -28,7 +28,7 @@ func (s *Scheduler) Cancel(ctx context.Context, d *api.Definition, call string) 
 		rec.Cancelled = time.Now()
 		if waits {
 			rec.Ended = rec.Cancelled
-			_ = endCancelled(&rec)
+			endCancelled(&rec)
 		}
 		// Whoever gives the call to a container writes that down first: one of the two finds that it was too late.
 		_, err = s.cfg.Records.SaveRecord(ctx, rec, version)
@@ -113,10 +113,12 @@ func (s *Scheduler) withdraw(ctx context.Context, rec api.Record) {
 	}
 }
 
-// endCancelled makes rec that of a cancelled call that has ended, and returns what a container that has run it is told.
-func endCancelled(rec *api.Record) error {
+// errCancelled is what a container that has run a cancelled call is told.
+var errCancelled = api.Errorf(api.Cancelled, "the call was cancelled, and its container is to end")
+
+// endCancelled makes rec that of a cancelled call that has ended.
+func endCancelled(rec *api.Record) {
 	rec.State, rec.Code, rec.Message = api.Failed, api.Cancelled, "cancelled"
-	return api.Errorf(api.Cancelled, "the call was cancelled, and its container is to end")
 }
 
 // watchChanges has the owners of calls told what others have changed. s.serving is held.
@@ -152,6 +154,8 @@ func (r *run) look(ctx context.Context) {
 	ran := r.rec.State == api.Running
 	r.mu.Unlock()
 	switch {
+	case api.CodeOf(err) == api.NotFound && ran: // it is over, and its answer was fetched
+		r.told()
 	case err != nil: // there is nothing to know, or it can't be known now
 	case rec.State.Ended():
 		r.s.cfg.Messages.NotifyEnd(r.call.Function, r.call.ID)
@@ -192,17 +196,15 @@ const stopAgain = time.Second
 func (r *run) stopCancelled(ctx context.Context) (done bool, again <-chan time.Time, err error) {
 	rec, _, err := r.s.cfg.Records.Record(ctx, r.call.Function, r.call.ID)
 	if api.CodeOf(err) == api.NotFound {
-		var queued bool
-		if queued, err = r.s.cfg.Queue.IsQueued(ctx, r.call.Account, r.call.Function, r.call.ID); err == nil && !queued {
-			return true, nil, r.leave(ctx) // it is over, and its answer was fetched
-		}
+		err = r.leaveIfOver(ctx)
+		return err == nil, nil, err
 	}
 	if err != nil {
 		return false, nil, err
 	}
 	runs := rec.State == api.Running && !rec.Cancelled.IsZero()
 	// A container that was started for a call that never got there has none. A slot goes on to the next call by itself.
-	useless := rec.Code == api.Cancelled && rec.Allocation == "" && r.job != "" && !r.slot
+	useless := rec.Code == api.Cancelled && rec.Allocation == "" && rec.Attempts == r.attempt && r.job != "" && !r.slot
 	if (runs || useless) && !r.stopped {
 		if err := r.s.cfg.Cluster.Stop(ctx, r.job); err != nil {
 			r.log.Warn("the container of a cancelled call still runs", "job", r.job, "error", err)

@@ -330,7 +330,8 @@ func (f *fakeStore) SaveRecord(_ context.Context, rec api.Record, version uint64
 	if f.records[k].version != version {
 		return 0, api.Errorf(api.Conflict, "the record of the call has changed meanwhile")
 	}
-	if version == 0 && f.find(rec.CallID) < 0 {
+	over := version == 0 && f.find(rec.CallID) < 0
+	if over && rec.State.Ended() {
 		return 0, api.Errorf(api.Conflict, "the call is over")
 	}
 	f.versions++
@@ -338,6 +339,10 @@ func (f *fakeStore) SaveRecord(_ context.Context, rec api.Record, version uint64
 	if f.lose > 0 {
 		f.lose--
 		return 0, api.Errorf(api.Unavailable, "the answer was lost")
+	}
+	if over { // which is known only after it was written
+		delete(f.records, k)
+		return 0, api.Errorf(api.Conflict, "the call is over")
 	}
 	return f.versions, nil
 }

@@ -32,7 +32,7 @@ func (r *run) enforce(ctx context.Context) (done bool, again <-chan time.Time, e
 	rec, err := r.load(ctx)
 	switch {
 	case api.CodeOf(err) == api.NotFound:
-		return true, nil, r.leave(ctx) // it has ended, and its answer was fetched
+		return true, nil, r.leaveIfOver(ctx)
 	case err != nil:
 		return false, nil, err
 	case rec.State != api.Running || rec.Attempts > r.attempt:

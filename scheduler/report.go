@@ -60,6 +60,9 @@ func (s *Scheduler) over(ctx context.Context, allocation api.Allocation, functio
 // and Unavailable if the report must come again.
 func (s *Scheduler) Report(ctx context.Context, allocation api.Allocation, result *api.Result, output []byte) error {
 	rec, version, err := s.cfg.Records.Record(ctx, result.Function, result.CallID)
+	if err == nil && rec.Code == api.Cancelled && rec.Allocation == allocation.ID && rec.Attempts == result.Attempt {
+		return errCancelled // the answer to an earlier report was lost
+	}
 	if api.CodeOf(err) == api.NotFound || err == nil &&
 		(rec.State != api.Running || rec.Allocation != allocation.ID || rec.Attempts != result.Attempt) {
 		return api.Errorf(api.Expired, "the call is over, or is not this container's")
@@ -74,7 +77,8 @@ func (s *Scheduler) Report(ctx context.Context, allocation api.Allocation, resul
 	var answer error
 	retry := false
 	if !rec.Cancelled.IsZero() {
-		answer = endCancelled(&rec)
+		endCancelled(&rec)
+		answer = errCancelled
 	} else if mayPass(result.Outcome) {
 		retry = s.again(&rec)
 	}
@@ -184,7 +188,11 @@ func (s *Scheduler) Begin(ctx context.Context, allocation api.Allocation, functi
 	rec, _, recErr := s.cfg.Records.Record(ctx, function, call)
 	switch {
 	case recErr == nil && rec.State == api.Running && has(&rec, &allocation):
-		return nil
+		// It counts as long as the call is in the queue: else it was written by a server that had been stopped, after the call was over.
+		queued, err := s.cfg.Queue.IsQueued(ctx, allocation.Account, function, call)
+		if err != nil || queued {
+			return err
+		}
 	case recErr != nil && api.CodeOf(recErr) != api.NotFound:
 		return recErr
 	}

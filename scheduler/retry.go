@@ -77,10 +77,12 @@ func (r *run) retried() bool {
 
 // postpone takes a call that waits for its next attempt out of the quota until then.
 func (r *run) postpone(ctx context.Context, rec api.Record) error {
-	if err := r.s.cfg.Queue.Postpone(ctx, r.call, rec.RetryAt); err != nil {
+	aside := *r.call
+	aside.Attempt = rec.Attempts
+	if err := r.s.cfg.Queue.Postpone(ctx, &aside, rec.RetryAt); err != nil {
 		return err
 	}
-	return r.delivery().Done(ctx)
+	return r.last().Done(ctx)
 }
 
 // errExpired is why the search for a container ends when a call has waited for its MaxAge.

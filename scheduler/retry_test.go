@@ -1,8 +1,10 @@
 package scheduler
 
 import (
+	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -351,5 +353,54 @@ func TestStoresRetry(t *testing.T) {
 		left, err := s.CallsInFlight(t.Context(), "acme", "f1")
 		require.NoError(t, err)
 		require.Empty(t, left)
+	})
+}
+
+// slowStop is a cluster that takes its time to stop a container.
+type slowStop struct{ Cluster }
+
+func (c slowStop) Stop(ctx context.Context, job string) error {
+	time.Sleep(10 * time.Second)
+	return c.Cluster.Stop(ctx, job)
+}
+
+func TestNextAttemptThatComesWhileTheLastIsStopped(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		k.labels(map[string]string{"funcd.retries": "3"})
+		k.s.cfg.Cluster = slowStop{k.cluster}
+		call := k.running()
+		k.cluster.say(api.JobStatus{Job: k.job(call), Allocation: "alloc-1", Ended: true, Code: api.CallFailed, Message: "node lost", Another: true})
+		time.Sleep(testLease)
+		synctest.Wait()
+		require.Len(t, k.dispatched(), 2)
+	})
+}
+
+// An attempt has failed in a container that serves another call now, and its call is cancelled before its owner has looked.
+func TestCancelOfAnAttemptThatIsOverStopsNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		k.labels(map[string]string{"funcd.retries": "3", "funcd.reuse": "true"})
+		call := k.running()
+		var saved, done atomic.Bool
+		k.store.failing(func(operation string) error {
+			switch {
+			case operation == "SaveRecord":
+				saved.Store(true)
+			case operation == "Record" && saved.Load() && !done.Swap(true):
+				k.store.mu.Lock()
+				defer k.store.mu.Unlock()
+				stored := k.store.records[key("f1", call)]
+				stored.rec.Cancelled, stored.rec.Ended = time.Now(), time.Now()
+				endCancelled(&stored.rec)
+				k.store.versions++
+				stored.version = k.store.versions
+				k.store.records[key("f1", call)] = stored
+			}
+			return nil
+		})
+		require.NoError(t, k.report(1, call, 1, ""))
+		synctest.Wait()
+		require.True(t, done.Load())
+		require.Empty(t, k.stopped())
 	})
 }

@@ -35,6 +35,7 @@ type run struct {
 	claimed string   // the slot's allocation
 	links   links    // as they were resolved last
 	d       Delivery // the latest, if the lease ended although this server was there
+	left    Delivery // what the run has ended with: one that came after it is not its own
 	rec     api.Record
 	version uint64        // of rec in the store, 0 for one that is not stored
 	unsure  bool          // what is stored may be newer than rec, as an answer of the store was lost
@@ -61,19 +62,6 @@ func newRun(s *Scheduler, d Delivery) *run {
 	return r
 }
 
-// replace tells the owner that the container of the call is gone.
-func (r *run) replace() {
-	select {
-	case r.replaced <- struct{}{}:
-	default:
-	}
-}
-
-// has tells whether the call was given to this runner.
-func has(rec *api.Record, allocation *api.Allocation) bool {
-	return rec.Allocation == allocation.ID && rec.Runner == allocation.Runner
-}
-
 // watchAfter is how long a call may run in a slot before the slot's container is watched.
 const watchAfter = time.Second
 
@@ -90,6 +78,24 @@ func (r *run) redelivered(d Delivery) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.d = d
+}
+
+// last is delivery, for the run's end.
+func (r *run) last() Delivery {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.left = r.d
+	return r.d
+}
+
+// late is a delivery that came after the run's end, as one of the call's next attempt, or nil.
+func (r *run) late() Delivery {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.d == r.left {
+		return nil
+	}
+	return r.d
 }
 
 // main owns the call until it has ended, or the server stops.
@@ -113,7 +119,7 @@ func (r *run) main(ctx context.Context) {
 	} else {
 		r.log.Warn("a call goes back to the queue", "error", err)
 	}
-	if err := r.delivery().Return(delay); err != nil {
+	if err := r.last().Return(delay); err != nil {
 		r.log.Warn("a call waits for its lease to end", "error", err)
 	}
 }
@@ -151,10 +157,13 @@ func (r *run) execute(ctx context.Context) error {
 	ended, stopWaiting := r.s.cfg.Messages.WaitEnd(r.call.Function, r.call.ID)
 	defer stopWaiting()
 	rec, err := r.load(ctx)
+	if api.CodeOf(err) == api.NotFound && r.call.Attempt > 0 {
+		return r.leave(ctx) // it is over
+	}
 	if api.CodeOf(err) == api.NotFound && !r.delivery().Fresh() {
 		// It may have ended and been fetched in the moment of its delivery. It is then in the queue no more.
 		var queued bool
-		if queued, err = r.s.cfg.Queue.IsQueued(ctx, r.call.Account, r.call.Function, r.call.ID); err == nil && !queued {
+		if queued, err = r.queued(ctx); err == nil && !queued {
 			return r.leave(ctx)
 		}
 		if err == nil && r.call.Held && !r.delivery().Ours() { // else it comes again as something did not answer
@@ -359,148 +368,6 @@ func timeoutMessage(rec api.Record) string {
 	return fmt.Sprintf("timeout: it ran longer than %d s", rec.Timeout)
 }
 
-// take gives the call to the allocation that asks for it, for good. It is written down before the container is told, so that no other
-// can ever get it.
-func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignment, []byte, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.unsure {
-		if err := r.learn(ctx); err != nil {
-			return nil, nil, err
-		}
-	}
-	if r.job == "" || r.rec.Attempts > r.attempt {
-		return nil, nil, api.Errorf(api.NotFound, "the call is not offered yet")
-	}
-	if !strings.HasPrefix(r.job, allocation.Job+"/") {
-		return nil, nil, api.Errorf(api.Forbidden, "the call is of another function")
-	}
-	if r.rec.State == api.Running && has(&r.rec, &allocation) {
-		// Its first answer was lost.
-		if err := r.relink(ctx); err != nil {
-			return nil, nil, err
-		}
-		return r.assignment(), r.payload(&allocation), nil
-	}
-	if r.rec.State == api.Running && r.rec.Allocation == allocation.ID {
-		r.replace()
-		return nil, nil, api.Errorf(api.Conflict, "the call was another container's, which is gone")
-	}
-	// A slot may be so late that the call was handed on; a container from before a crash may come while a slot has the call.
-	stale := allocation.Slot && (!r.slot || r.claimed != allocation.ID)
-	if r.rec.State != api.Pending || stale {
-		return nil, nil, api.Errorf(api.Conflict, "the call is another container's")
-	}
-	if r.slot && !allocation.Slot {
-		return nil, nil, api.Errorf(api.NotFound, "the call is not offered yet")
-	}
-	if err := r.relink(ctx); err != nil {
-		return nil, nil, err
-	}
-	rec := r.rec
-	rec.State, rec.Message, rec.RetryAt = api.Running, "", time.Time{}
-	rec.Job, rec.Allocation, rec.Runner = r.job, allocation.ID, allocation.Runner
-	rec.Started, rec.Timeout = time.Now(), r.function.Function.Timeout
-	version, err := r.s.cfg.Records.SaveRecord(ctx, rec, r.version)
-	switch api.CodeOf(err) {
-	case "":
-		r.rec, r.version = rec, version
-		r.given(ctx)
-	case api.Conflict: // it may be stored after all, if the answer to an earlier try was lost
-		if err := r.learn(ctx); err != nil {
-			return nil, nil, err
-		}
-		if r.rec.State == api.Pending {
-			return nil, nil, api.Errorf(api.Unavailable, "the call was not written down, ask again")
-		}
-		if r.rec.State != api.Running || !has(&r.rec, &allocation) {
-			return nil, nil, api.Errorf(api.Conflict, "the call is another container's, or over")
-		}
-	default:
-		r.unsure = true
-		return nil, nil, err
-	}
-	return r.assignment(), r.payload(&allocation), nil
-}
-
-// given notes that a container has the call. r.mu is held.
-func (r *run) given(ctx context.Context) {
-	if r.slot {
-		r.used(r.job) // before the slot is told: it may be free again in the next millisecond, and says so itself
-	}
-	close(r.taken)
-	r.s.event(ctx, r.rec.Function, api.Event{CallID: r.rec.CallID, Event: string(api.Running)})
-}
-
-// learn finds out what is stored where that is not sure, or was not what it was thought to be. A container that was written down to have the call has it, whatever
-// was concluded meanwhile. The error is of code Conflict if the call is over, else Unavailable. r.mu is held.
-func (r *run) learn(ctx context.Context) error {
-	rec, version, err := r.s.cfg.Records.Record(ctx, r.call.Function, r.call.ID)
-	if api.CodeOf(err) == api.NotFound {
-		queued, err := r.s.cfg.Queue.IsQueued(ctx, r.call.Account, r.call.Function, r.call.ID)
-		if err != nil {
-			return err
-		}
-		if !queued {
-			r.told()
-			return api.Errorf(api.Conflict, "the call is over")
-		}
-		r.unsure = false // nothing was stored: what is on its way still makes the next try a Conflict
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	before := r.rec.State
-	r.rec, r.version, r.unsure = rec, version, false
-	if before == api.Pending && rec.State == api.Running && rec.Attempts == r.attempt {
-		r.slot = r.slot && r.claimed == rec.Allocation
-		r.job = rec.Job
-		r.given(ctx)
-	}
-	return nil
-}
-
-// payload is what a container that takes the call has to be given. A slot has the payload already.
-func (r *run) payload(allocation *api.Allocation) []byte {
-	if allocation.Slot {
-		return nil
-	}
-	return r.call.Payload
-}
-
-func (r *run) assignment() *api.Assignment {
-	f := &r.function.Function
-	timeout := time.Duration(f.Timeout) * time.Second
-	if r.rec.Timeout != 0 {
-		timeout = time.Duration(r.rec.Timeout) * time.Second // it was taken before the function's was changed
-	}
-	calls := 1
-	if extensions, err := f.Extensions(); err == nil && extensions.Reuse {
-		calls = extensions.ReuseMax
-	}
-	signal, err := f.Config.StopSignal.Parse()
-	killAfter := min(timeout, r.s.cfg.MaxKillTimeout)
-	if err != nil || f.Config.StopSignal.Name() == "SIGKILL" {
-		killAfter = 0
-	}
-	return &api.Assignment{
-		CallID:     r.call.ID,
-		Function:   r.call.Function,
-		Command:    r.function.Command(),
-		Env:        append(append([]string{}, r.call.Env...), f.Config.Env...),
-		Tty:        f.Config.Tty,
-		Timeout:    timeout,
-		StopSignal: int(signal),
-		KillAfter:  killAfter,
-		LinkEnv:    r.links.env,
-		Hosts:      r.links.hosts,
-		Attempt:    r.rec.Attempts,
-		MaxOutput:  r.s.cfg.MaxOutput,
-		Calls:      calls,
-	}
-}
-
 // pendingBecause notes why the call still waits.
 func (r *run) pendingBecause(ctx context.Context, reason string) error {
 	r.mu.Lock()
@@ -549,7 +416,7 @@ func (r *run) fail(ctx context.Context, code api.Code, message string) (failed b
 		if api.CodeOf(err) == api.Conflict {
 			_, err := r.load(ctx)
 			if api.CodeOf(err) == api.NotFound {
-				return false, r.leave(ctx) // it has ended, and its answer was fetched
+				return false, r.leaveIfOver(ctx)
 			}
 			if err != nil {
 				return false, err
@@ -570,12 +437,30 @@ func (r *run) fail(ctx context.Context, code api.Code, message string) (failed b
 	}
 }
 
+// queued tells whether the call has not ended.
+func (r *run) queued(ctx context.Context) (bool, error) {
+	return r.s.cfg.Queue.IsQueued(ctx, r.call.Account, r.call.Function, r.call.ID)
+}
+
+// leaveIfOver leaves a call without a record, as it has ended and its answer was fetched. One that is in the queue still has a record that is just being written: the
+// error is of code Unavailable then.
+func (r *run) leaveIfOver(ctx context.Context) error {
+	queued, err := r.queued(ctx)
+	switch {
+	case err != nil:
+		return err
+	case queued:
+		return api.Errorf(api.Unavailable, "the record of the call is being written")
+	}
+	return r.leave(ctx)
+}
+
 // leave takes an ended call out of the queue, then tells those who wait for it.
 func (r *run) leave(ctx context.Context) error {
 	if err := r.atEnd(ctx); err != nil {
 		return err
 	}
-	if err := r.delivery().Done(ctx); err != nil {
+	if err := r.last().Done(ctx); err != nil {
 		return err
 	}
 	r.s.cfg.Messages.NotifyEnd(r.call.Function, r.call.ID)

@@ -44,7 +44,7 @@ type Queue interface {
 	CallsInFlight(ctx context.Context, account, function string) ([]string, error)
 	// Withdraw takes a call out of the queue, if it is there.
 	Withdraw(ctx context.Context, account, function, call string) error
-	// Postpone puts a delivered call aside until then, outside of the quota. The delivery is to be Done after it.
+	// Postpone puts a delivered call aside until then, for call.Attempt, outside of the quota. The delivery is to be Done after it.
 	Postpone(ctx context.Context, call *api.Call, until time.Time) error
 	// Consume delivers at most quota calls at a time, from one goroutine, until stop is called.
 	Consume(ctx context.Context, account string, quota int, deliver func(Delivery)) (stop func(), err error)
@@ -279,6 +279,11 @@ func (s *Scheduler) deliver(d Delivery) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.owned, r.call.ID)
+		if late := r.late(); late != nil {
+			if err := late.Return(0); err != nil {
+				s.log.Warn("a call waits for its lease to end", "call", r.call.ID, "error", err)
+			}
+		}
 	})
 }
 

@@ -104,9 +104,12 @@ func (s *Scheduler) SubmitSync(ctx context.Context, d *api.Definition, env []str
 	s.mu.Lock()
 	s.waited[waiting] = pendingRecord(call)
 	s.mu.Unlock()
-	stored := func() {
-		if err := store(context.WithoutCancel(ctx)); err != nil {
-			s.log.Warn("what is known of a call is not stored", "call", waiting, "error", err)
+	var stored func()
+	stored = func() {
+		err := store(context.WithoutCancel(ctx))
+		if err != nil && s.ctx.Err() == nil {
+			s.log.Warn("what is known of a call is not stored yet", "call", waiting, "error", err)
+			time.AfterFunc(holdTime, stored) // until it is: nobody else has it
 		}
 	}
 	timer := time.AfterFunc(holdTime, stored)
@@ -244,6 +247,9 @@ func (s *Scheduler) Delivered(ctx context.Context, rec api.Record) error {
 	if rec.Options.AtEnd() {
 		// Its owner, on another server, may not have heard of the end yet.
 		call, err := s.cfg.Queue.Queued(ctx, rec.Account, rec.Function, rec.CallID)
+		if api.CodeOf(err) == api.NotFound && rec.Code == api.Cancelled && rec.Attempts > 0 {
+			err = nil // it may have been cancelled where it was put aside, by a server that has died since: nobody else would do it
+		}
 		if err == nil {
 			err = s.atEnd(ctx, call, rec)
 		}

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,5 +99,60 @@ func TestSlotThatHasDiedWithTheCallThatIsWrittenDownAsItsOwn(t *testing.T) {
 		k.requireFailed(call, api.CallFailed, "the container was killed by signal 9")
 		require.Empty(t, other)
 		require.Empty(t, k.dispatched())
+	})
+}
+
+// A server wakes up that was stopped, and writes a first record of a call that is over. Whoever reads that record must not take it for true.
+func TestACallThatIsOverIsNotStartedByWhatIsWrittenOfIt(t *testing.T) {
+	for name, slot := range map[string]bool{"by a slot": true, "by a container that was started for it": false} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, k *stack) {
+				if slot {
+					k.slot(1)
+				}
+				call := k.stale()
+				ask := func() error {
+					if slot {
+						return k.begin(1, call)
+					}
+					_, err := k.take(1, call)
+					return err
+				}
+				k.store.lose = 1
+				requireCode(t, api.Unavailable, ask())
+				requireCode(t, api.Expired, ask())
+			})
+		})
+	}
+	t.Run("after its server was killed", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, k *stack) {
+			waiting := k.slot(1)
+			call := k.stale()
+			require.NoError(t, (<-waiting).err)
+			k.store.lose = 1
+			requireCode(t, api.Unavailable, k.begin(1, call))
+			k.restart()
+			requireCode(t, api.Expired, k.begin(1, call))
+		})
+	})
+}
+
+// On a NATS cluster a record that meets another in the same moment is refused before the other can be read.
+func TestARecordThatIsBeingWrittenIsNoEnd(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		call := k.submit()
+		var once atomic.Bool
+		k.store.failing(func(operation string) error {
+			if operation == "SaveRecord" && !once.Swap(true) {
+				return api.Errorf(api.Conflict, "another is being written")
+			}
+			return nil
+		})
+		k.cluster.say(api.JobStatus{Job: k.job(call), Ended: true, Code: api.CallFailed, Message: "no such image: x"})
+		synctest.Wait()
+		require.Equal(t, []string{call}, k.waiting())
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		k.requireFailed(call, api.CallFailed, "no such image: x")
 	})
 }
