@@ -158,7 +158,7 @@ func TestProcessIsKeptRunning(t *testing.T) {
 	require.NoError(t, p.end(syscall.SIGTERM, time.Minute))
 	require.Equal(t, 3, prepared)
 
-	p = &process{name: "stubborn", args: []string{"sh", "-c", `trap "" TERM; echo ready; sleep 600 & wait; wait`}, log: log}
+	p = &process{name: "stubborn", args: []string{"sh", "-c", `trap "" TERM; sleep 600 & echo ready; wait; wait`}, log: log}
 	require.NoError(t, p.start())
 	require.Eventually(t, func() bool {
 		text, err := os.ReadFile(log)

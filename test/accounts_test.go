@@ -68,7 +68,11 @@ func TestAccountsCannotReachEachOther(t *testing.T) {
 				prefixes = append(prefixes, "/v1.23")
 			}
 			for _, prefix := range prefixes {
-				a := ask(o.ID, o.Method, prefix+o.Path, nothing)
+				var a answer
+				eventually(t, "an answer to "+o.ID, func() bool {
+					a = ask(o.ID, o.Method, prefix+o.Path, nothing)
+					return o.ID != "readyz" || a.status < 300 // a part that is there may take longer than it is asked for, once
+				})
 				require.Less(t, a.status, 300, "%s: %s", o.ID, a.body)
 				for _, secret := range secrets {
 					require.NotContains(t, a.body, secret, o.ID)
@@ -145,7 +149,7 @@ func TestAccountsMayUseOneName(t *testing.T) {
 		require.Equal(t, word, f.sync(t, "").body)
 		call := f.call(t, "")
 		require.Equal(t, word, last(f.eventsOf(t, call, api.Finished)).ShortStdout)
-		require.Len(t, f.events(t, "?callid="+call), 4)
+		require.Equal(t, []string{"CALL", "PENDING", "RUNNING", "FINISHED"}, kinds(f.events(t, "?callid="+call)))
 		require.Equal(t, word, f.wait(t, call).body)
 	}
 	for account, f := range made {

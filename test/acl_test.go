@@ -66,7 +66,7 @@ plugin "docker" {
 	t.Cleanup(func() { log.Close() })
 	cmd := exec.Command(program, "agent", "-dev", "-config="+file)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), marker+"="+root)
+	cmd.Env = append(os.Environ(), mark())
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGINT)
@@ -126,7 +126,7 @@ func TestNomadPolicyIsEnough(t *testing.T) {
 		t.Helper()
 		requireThatAllWorks(t, own, r)
 		require.NotContains(t, readFile(t, own.logFile), "refuses funcd's token")
-		require.NotContains(t, readFile(t, own.logFile), "events are not followed")
+		own.requireFollowed(t)
 		left := asOperator(http.MethodGet, "/v1/vars?prefix=nomad/jobs/&namespace=*", nil)
 		require.Equal(t, "[]", left.body, "no login is left")
 	}
@@ -163,5 +163,5 @@ func requireThatAllWorks(t *testing.T, own *stack, r *ownRegistry) {
 	waits := own.create(t, warm(1, program("funcd/hello")))
 	waits.awaitReady(t, 1)
 	require.Equal(t, "HelloWorld\n", waits.sync(t, "").body)
-	require.NoError(t, own.RemoveFunction(t.Context(), f.Name))
+	f.removeEnded(t)
 }

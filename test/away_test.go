@@ -38,7 +38,7 @@ func (s *stack) child(t *testing.T, program string) *os.Process {
 // which has lost its data when it is back.
 func TestManagementWithoutNomadOrConsul(t *testing.T) {
 	t.Parallel()
-	own := startOwn(t, "stopped", options{})
+	own := startOwn(t, "frozen", options{})
 	hello := func() api.Function { return cold(program("funcd/hello")) }
 	// A request that is not answered fails by the harness's own time.
 	create := func() answer {

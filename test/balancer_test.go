@@ -3,10 +3,10 @@
 package test
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// balancer passes connections on to servers in turn, of those whose /readyz was well at the last look, as a load balancer before funcd does. It knows
-// nothing of what is said on them.
+// balancer passes connections on to servers in turn, of those that were ready at the last look, as a load balancer before funcd does. It knows nothing of
+// what is said on them.
 type balancer struct {
 	listener net.Listener
 	servers  []string // host:port
@@ -24,20 +24,25 @@ type balancer struct {
 
 	mu    sync.Mutex
 	next  int
-	ready []string
+	ready map[string]bool
 	conns map[net.Conn]struct{}
 }
 
-// checkPeriod is how often the balancer looks at /readyz.
+// checkPath is what the balancer looks at: a server whose Consul or Nomad is away, or slow, takes calls all the same.
+const checkPath = "/readyz?exclude=consul&exclude=nomad"
+
+// checkPeriod is how often it looks at each server.
 const checkPeriod = 200 * time.Millisecond
 
 func newBalancer(t *testing.T, servers ...string) *balancer {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	b := &balancer{listener: listener, servers: servers, quit: make(chan struct{}), conns: map[net.Conn]struct{}{}}
+	b := &balancer{listener: listener, servers: servers, quit: make(chan struct{}), ready: map[string]bool{}, conns: map[net.Conn]struct{}{}}
 	b.running.Go(b.accept)
-	b.running.Go(b.check)
+	for _, server := range servers {
+		b.running.Go(func() { b.check(server) })
+	}
 	t.Cleanup(func() {
 		close(b.quit)
 		listener.Close()
@@ -53,23 +58,27 @@ func newBalancer(t *testing.T, servers ...string) *balancer {
 
 func (b *balancer) address() string { return b.listener.Addr().String() }
 
-// check looks at all servers until quit.
-func (b *balancer) check() {
-	looks := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+// check looks at a server until quit. One that takes its time is what it was until it has answered, and the others are not looked at later for that.
+func (b *balancer) check(server string) {
+	looks := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	b.running.Go(func() {
+		<-b.quit
+		cancel()
+	})
 	for {
-		var ready []string
-		for _, server := range b.servers {
-			resp, err := looks.Get("http://" + server + "/readyz")
-			if err != nil {
-				continue
-			}
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				ready = append(ready, server)
+		ready := false
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+server+checkPath, nil)
+		if err == nil {
+			var resp *http.Response
+			if resp, err = looks.Do(req); err == nil {
+				resp.Body.Close()
+				ready = resp.StatusCode == http.StatusOK
 			}
 		}
 		b.mu.Lock()
-		b.ready = ready
+		b.ready[server] = ready
 		b.mu.Unlock()
 		select {
 		case <-b.quit:
@@ -83,7 +92,7 @@ func (b *balancer) check() {
 func (b *balancer) isReady(server string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return slices.Contains(b.ready, server)
+	return b.ready[server]
 }
 
 func (b *balancer) accept() {
@@ -100,11 +109,13 @@ func (b *balancer) accept() {
 func (b *balancer) choose() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.ready) == 0 {
-		return ""
+	for range b.servers {
+		b.next++
+		if server := b.servers[b.next%len(b.servers)]; b.ready[server] {
+			return server
+		}
 	}
-	b.next++
-	return b.ready[b.next%len(b.ready)]
+	return ""
 }
 
 func (b *balancer) pass(from net.Conn) {

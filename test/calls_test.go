@@ -72,6 +72,7 @@ func TestAsynchronousCallIsFetchedOnce(t *testing.T) {
 		out := slow.wait(t, call)
 		require.Equal(t, http.StatusOK, out.status, out.body)
 		require.Equal(t, "slept for 2 seconds\n", out.body)
+		slow.awaitGone(t, call)
 		require.Equal(t, http.StatusNotFound, slow.output(t, call).status, "it is there once")
 		require.Equal(t, http.StatusNotFound, slow.wait(t, call).status)
 	}
@@ -80,10 +81,12 @@ func TestAsynchronousCallIsFetchedOnce(t *testing.T) {
 	out := broken.wait(t, call)
 	require.Equal(t, http.StatusInternalServerError, out.status)
 	require.Equal(t, "exit status 3\n", out.body)
+	broken.awaitGone(t, call)
 	require.Equal(t, http.StatusNotFound, broken.output(t, call).status)
 	call = broken.call(t, "")
 	broken.eventsOf(t, call, api.Failed)
 	require.Equal(t, http.StatusInternalServerError, broken.output(t, call).status, "without waiting too")
+	broken.awaitGone(t, call)
 	require.Equal(t, http.StatusNotFound, broken.output(t, call).status)
 	failed := broken.sync(t, "")
 	require.Equal(t, http.StatusInternalServerError, failed.status)
@@ -268,7 +271,8 @@ func readEvents(t *testing.T, lines *bufio.Reader) []api.Event {
 func TestEventsAreFollowed(t *testing.T) {
 	t.Parallel()
 	f := dev.create(t, program("funcd/hello"))
-	require.Equal(t, http.StatusOK, f.sync(t, "").status)
+	before := f.call(t, "")
+	f.eventsOf(t, before, api.Finished) // or its end might be what the follower hears first
 
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, dev.url+f.path("logs")+"?follow=1&tail=0", nil)
 	require.NoError(t, err)

@@ -26,6 +26,7 @@ func (f *function) requireCancelled(t *testing.T, call string) {
 	require.Equal(t, "cancelled\n", out.body)
 	require.Equal(t, string(api.Cancelled), out.header.Get(api.ErrorHeader))
 	require.Equal(t, "cancelled", last(f.eventsOf(t, call, api.Failed)).Message)
+	f.awaitGone(t, call)
 	require.Equal(t, http.StatusNotFound, f.output(t, call).status, "it is told once")
 	require.Equal(t, http.StatusNotFound, f.cancel(t, call).status)
 }
@@ -71,6 +72,7 @@ func TestCancelledCallThatHasEndedStaysAsItIs(t *testing.T) {
 	require.Equal(t, http.StatusConflict, a.status)
 	require.Equal(t, "the call has ended: FINISHED\n", a.body)
 	require.Equal(t, "HelloWorld\n", f.wait(t, call).body)
+	f.awaitGone(t, call)
 	require.Equal(t, http.StatusNotFound, f.cancel(t, call).status)
 }
 
@@ -145,8 +147,9 @@ func TestRemoveByForceCancelsTheCalls(t *testing.T) {
 	answers := make([]answer, 30)
 	var waiting sync.WaitGroup
 	for i := range answers {
-		calls = append(calls, f.call(t, ""))
-		waiting.Go(func() { answers[i] = f.wait(t, calls[i]) })
+		call := f.call(t, "")
+		calls = append(calls, call)
+		waiting.Go(func() { answers[i] = f.wait(t, call) })
 	}
 	other := hello.call(t, "")
 	for _, call := range calls[:3] {

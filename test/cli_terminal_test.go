@@ -89,7 +89,10 @@ func TestCommandLineSpeaksJSON(t *testing.T) {
 	id, ok := member(parsed("async", "call", name), "CallId").(string)
 	require.True(t, ok)
 	require.True(t, api.ValidUUID(id))
-	eventually(t, "the call finishes", func() bool { return member(parsed("", "status", name), "Finished") == 1.0 })
+	eventually(t, "the call finishes, and is the only one", func() bool { // the one before goes when its answer has arrived
+		list, ok := parsed("", "status", "--list", name).(map[string]any)["List"].([]any)
+		return ok && len(list) == 1 && member(list, "Status") == "FINISHED"
+	})
 	require.Equal(t, id, member(parsed("", "status", "--list", name), "List", "CallId"))
 	for line := range strings.Lines(c.prints(t, "", "logs", "--callid", id, "--output", "json", name)) {
 		var e api.Event
@@ -180,12 +183,17 @@ complete_line "$1"`
 		"funcd ls --filter la":                      "label=",
 		"funcd logs --follow " + name[:len(name)-2]: name,
 	} {
-		cmd := exec.CommandContext(t.Context(), "bash", "-c", script, "bash", line)
-		cmd.Env = append(slices.Clone(c.env), "PATH="+root+":"+os.Getenv("PATH"))
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "%s", out)
-		for want := range strings.Lines(want) {
-			require.Contains(t, string(out), strings.TrimSpace(want), line)
-		}
+		eventually(t, "what follows "+line, func() bool { // a shell waits for names for two seconds at most, and then completes nothing
+			cmd := exec.CommandContext(t.Context(), "bash", "-c", script, "bash", line)
+			cmd.Env = append(slices.Clone(c.env), "PATH="+root+":"+os.Getenv("PATH"))
+			out, err := cmd.CombinedOutput()
+			require.NoError(t, err, "%s", out)
+			for want := range strings.Lines(want) {
+				if !strings.Contains(string(out), strings.TrimSpace(want)) {
+					return false
+				}
+			}
+			return true
+		})
 	}
 }

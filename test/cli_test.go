@@ -200,6 +200,7 @@ func TestCommandLine(t *testing.T) {
 	// A call by its id alone.
 	id := c.called(t, "", name)
 	require.Contains(t, c.prints(t, "", "get", "--wait", id), "COLOUR=blue")
+	eventually(t, "the call is gone", func() bool { return !strings.Contains(c.prints(t, "", "status", "--list", name), id) })
 	require.Equal(t, outcome{5, "", "funcd: no such call: " + id + "; one that was got is gone\n"}, c.run(t, "", "get", id), "it can be got once")
 	var got struct{ CallID, Status, Output string }
 	id = c.called(t, "", name)
@@ -211,11 +212,15 @@ func TestCommandLine(t *testing.T) {
 	id = c.called(t, "", name)
 	lines := strings.Split(c.prints(t, "", "logs", "--callid", id, name), "\n")
 	require.Regexp(t, `^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z \[CALL\] CallId: `+id+`, ShortStdin: $`, lines[0])
-	eventually(t, "the call finishes", func() bool {
-		return regexp.MustCompile(`(?m)^TOTAL +PENDING +RUNNING +FINISHED +FAILED\n1 +0 +0 +1 +0\n$`).MatchString(c.prints(t, "", "status", name))
-	})
-	require.Regexp(t, `(?m)^CALL ID +STATUS +CREATED +ENDED +EXIT +MESSAGE\n`+id+` +FINISHED +\S+Z +\S+Z +0 *\n$`, c.prints(t, "", "status", "--list", name))
-	require.Regexp(t, ` \[FINISHED\] CallId: `+id+`, ShortStdout: \{.*, ShortStderr: \n$`, c.prints(t, "", "logs", "--tail", "1", name))
+	// Those before it go when their answers have arrived, and counts, the list and the log are not of one moment.
+	comes := func(form string, args ...string) {
+		t.Helper()
+		form = `(?m)` + form
+		eventually(t, form, func() bool { return regexp.MustCompile(form).MatchString(c.prints(t, "", args...)) })
+	}
+	comes(`^TOTAL +PENDING +RUNNING +FINISHED +FAILED\n1 +0 +0 +1 +0\n$`, "status", name)
+	comes(`^CALL ID +STATUS +CREATED +ENDED +EXIT +MESSAGE\n`+id+` +FINISHED +\S+Z +\S+Z +0 *\n$`, "status", "--list", name)
+	comes(` \[FINISHED\] CallId: `+id+`, ShortStdout: \{.*, ShortStderr: \n$`, "logs", "--tail", "1", name)
 
 	require.Equal(t, name+"\n", c.prints(t, "", "update", "--env", "", "--refresh", name))
 	require.Equal(t, "[]\n", c.prints(t, "", "inspect", "-f", "{{.Config.Env}}", name))

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -79,6 +80,7 @@ func startNode(t *testing.T, name string, more ...string) (kill func()) {
 // startNodeIn is startNode in another node pool.
 func startNodeIn(t *testing.T, pool, name string, more ...string) (kill func()) {
 	t.Helper()
+	owns(t, "node", name)
 	rpc := regexp.MustCompile(`(?m)^\s*rpc\s*=\s*([0-9]+)`).FindStringSubmatch(readFile(t, filepath.Join(dev.data(), "nomad-dev.hcl")))
 	require.NotNil(t, rpc, "the port of Nomad's servers")
 	free, err := freePorts(3)
@@ -95,21 +97,29 @@ func startNodeIn(t *testing.T, pool, name string, more ...string) (kill func()) 
 	program, err := tool("nomad")
 	require.NoError(t, err)
 	cmd := exec.Command(program, "agent", "-config", file)
-	cmd.Env = funcd(dev.options).Env
+	mark := "FUNCD_TEST_NODE=" + name
+	cmd.Env = append(funcd(dev.options).Env, mark)
 	cmd.Stdout, cmd.Stderr = output, output
 	require.NoError(t, cmd.Start())
 	kill = func() {
 		if cmd.ProcessState != nil {
 			return
 		}
-		children := childrenOf(cmd.Process.Pid)
 		if err := cmd.Process.Kill(); err != nil {
 			t.Error(err)
 		}
 		_ = cmd.Wait()
-		for _, pid := range children {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
+		// What it has started, one that was about to begin among them, is known by its environment.
+		eventually(t, "the end of what the node had running", func() bool {
+			left, err := processes(mark)
+			if err != nil {
+				t.Error(err)
+			}
+			for pid := range left {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+			return len(left) == 0
+		})
 	}
 	t.Cleanup(func() {
 		kill()
@@ -137,14 +147,25 @@ func startNodeIn(t *testing.T, pool, name string, more ...string) (kill func()) 
 	return kill
 }
 
-// removeContainersOf removes what a node can't any more.
+// removeContainersOf removes what a node can't any more, and returns when it is gone.
 func removeContainersOf(node string) error {
-	out, err := exec.Command("docker", "ps", "--all", "--quiet", "--filter", "label=com.hashicorp.nomad.node_name="+node).Output()
-	ids := strings.Fields(string(out))
-	if err != nil || len(ids) == 0 {
-		return err
+	return removeContainers("label=com.hashicorp.nomad.node_name=" + node)
+}
+
+// removeContainers removes the containers that a filter of docker ps names, and returns when they are gone. Docker may be removing one already, or be
+// about to, and then says that it can't.
+func removeContainers(filter string) error {
+	for deadline := time.Now().Add(patience); ; time.Sleep(pollPause) {
+		out, err := exec.Command("docker", "ps", "--all", "--quiet", "--filter", filter).Output()
+		ids := strings.Fields(string(out))
+		if err != nil || len(ids) == 0 {
+			return err
+		}
+		said, _ := exec.Command("docker", append([]string{"rm", "--force"}, ids...)...).CombinedOutput()
+		if time.Now().After(deadline) {
+			return fmt.Errorf("containers of %s are left: %s", filter, said)
+		}
 	}
-	return exec.Command("docker", append([]string{"rm", "--force"}, ids...)...).Run()
 }
 
 func TestCallOfALostNodeFails(t *testing.T) {
@@ -156,12 +177,7 @@ func TestCallOfALostNodeFails(t *testing.T) {
 	f := own.create(t, cold(program("funcd/sleep", "600"))) // or its slots would run on too
 	call := f.call(t, "")
 	f.eventsOf(t, call, api.Running)
-	container := containerOf(t, f.allocationOf(t, call).ID)
-	t.Cleanup(func() {
-		if out, err := exec.Command("docker", "rm", "--force", container).CombinedOutput(); err != nil {
-			t.Errorf("a container is left: %s", out)
-		}
-	})
+	container := containerOf(t, f.allocationOf(t, call).ID) // it goes with its node, at the end
 	kill()
 	failed := last(f.eventsOf(t, call, api.Failed))
 	require.Contains(t, failed.Message, "node lost")
@@ -171,7 +187,7 @@ func TestCallOfALostNodeFails(t *testing.T) {
 	require.NotRegexp(t, refused, readFile(t, own.logFile))
 	docker(t, "", "kill", "--signal", "TERM", container)
 	require.Equal(t, "143\n", docker(t, "", "wait", container))
-	require.Regexp(t, refused, readFile(t, own.logFile))
+	eventually(t, "a word of what came too late", func() bool { return refused.MatchString(readFile(t, own.logFile)) })
 	out := f.wait(t, call)
 	require.Equal(t, http.StatusInternalServerError, out.status)
 	require.Equal(t, failed.Message+"\n", out.body)
@@ -228,7 +244,7 @@ func TestRunnerIsDownloaded(t *testing.T) {
 	var registered job
 	dev.nomadGet(t, jobOf("func-team-"+f.Name), &registered)
 	require.NotContains(t, readFile(t, own.logFile), secret)
-	require.NoError(t, own.RemoveFunction(t.Context(), f.Name))
+	f.removeEnded(t)
 	functions, err := own.Functions(t.Context(), nil)
 	require.NoError(t, err)
 	require.Len(t, functions, 1)

@@ -63,7 +63,7 @@ func TestDeadLettersOutliveFuncdAndAreRequeued(t *testing.T) {
 
 	f.call(t, "")
 	eventually(t, "another letter", func() bool { return len(f.letters(t)) == 1 })
-	require.NoError(t, own.RemoveFunction(t.Context(), f.Name))
+	f.removeEnded(t)
 	letters, err = own.DeadLetters(t.Context(), "")
 	require.NoError(t, err)
 	require.Empty(t, letters, "they go with their function")

@@ -47,6 +47,7 @@ func TestDrainedNode(t *testing.T) {
 	f := own.create(t, stopped)
 	call := f.call(t, "")
 	f.eventsOf(t, call, api.Running)
+	awaitSaid(t, containerOf(t, f.allocationOf(t, call).ID), "ready")
 	waits := own.create(t, warm(2, program("funcd/hello")))
 	waits.awaitReady(t, 2)
 	one := dev.node(t, "drained-one").ID

@@ -53,6 +53,7 @@ func TestFailuresOfAFunctionAreToldApart(t *testing.T) {
 			if c.status == http.StatusOK {
 				return
 			}
+			f.awaitGone(t, call)
 			require.Equal(t, http.StatusNotFound, f.output(t, call).status, "a failure is told once")
 			failed := last(f.eventsOf(t, call, api.Failed))
 			require.Equal(t, strings.TrimSpace(out.body), failed.Message)
@@ -74,7 +75,7 @@ func TestFailuresOfAFunctionAreToldApart(t *testing.T) {
 		out := f.wait(t, call)
 		require.Equal(t, http.StatusOK, out.status, out.body)
 		require.Regexp(t, `^[0-9]+\n$`, out.body)
-		require.Less(t, took(f.eventsOf(t, call, api.Finished), api.Running, api.Finished), 10*time.Second)
+		require.Less(t, took(f.eventsOf(t, call, api.Finished), api.Running, api.Finished), 2*time.Minute)
 	})
 }
 
@@ -100,12 +101,13 @@ func TestTimeoutStopsAFunction(t *testing.T) {
 			out := f.wait(t, call)
 			require.Equal(t, http.StatusGatewayTimeout, out.status, out.body)
 			require.Equal(t, "timeout: it ran longer than 4 s\n", out.body)
+			f.awaitGone(t, call)
 			require.Equal(t, http.StatusNotFound, f.output(t, call).status)
 			events := f.eventsOf(t, call, api.Failed)
 			require.Equal(t, c.stderr, last(events).ShortStderr)
 			ran := took(events, api.Running, api.Failed)
 			require.GreaterOrEqual(t, ran, c.least)
-			require.Less(t, ran, time.Minute, "with what a busy machine needs")
+			require.Less(t, ran, 100*time.Second, "with what a busy machine needs")
 		})
 	}
 }
@@ -142,7 +144,10 @@ func TestImageThatIsGoneIsNamed(t *testing.T) {
 		t.Parallel()
 		image := newImage(t, "funcd-test/gone")
 		f := dev.create(t, cold(program(image)))
-		require.Equal(t, "HelloWorld\n", f.sync(t, "").body)
+		call := f.call(t, "")
+		require.Equal(t, "HelloWorld\n", f.wait(t, call).body)
+		// While its container is there Docker takes the image's name alone away.
+		require.NoError(t, noContainers([]string{f.allocationOf(t, call).ID}))
 		docker(t, "", "rmi", "--force", image)
 		out := f.sync(t, "")
 		require.Equal(t, http.StatusInternalServerError, out.status)
@@ -155,14 +160,16 @@ func TestImageThatIsGoneIsNamed(t *testing.T) {
 		docker(t, "", "push", image)
 		docker(t, "", "rmi", "--force", image)
 		f := dev.create(t, cold(program(image)))
-		require.Equal(t, "HelloWorld\n", f.sync(t, "").body, "it is pulled")
+		call := f.call(t, "")
+		require.Equal(t, "HelloWorld\n", f.wait(t, call).body, "it is pulled")
+		require.NoError(t, noContainers([]string{f.allocationOf(t, call).ID}))
 		docker(t, "", "rmi", "--force", image)
 		digest := strings.TrimSpace(docker(t, "", "images", "--digests", "--format", "{{.Repository}}@{{.Digest}}", address+"/gone"))
 		if digest != "" {
 			docker(t, "", "rmi", "--force", digest)
 		}
 		forget.Store(true)
-		call := f.call(t, "")
+		call = f.call(t, "")
 		out := f.wait(t, call)
 		require.Equal(t, http.StatusInternalServerError, out.status)
 		require.Equal(t, "no such image: "+image+"\n", out.body)
@@ -207,7 +214,7 @@ func TestCallWaitsForCapacityAndSaysSo(t *testing.T) {
 	out := f.wait(t, call)
 	require.Equal(t, http.StatusInternalServerError, out.status)
 	require.Equal(t, failed.Message+"\n", out.body)
-	require.NoError(t, own.RemoveFunction(t.Context(), f.Name))
+	f.removeEnded(t)
 }
 
 func TestCallThatIsStoppedInNomadFails(t *testing.T) {
@@ -277,10 +284,14 @@ func TestReadinessNamesWhatIsAway(t *testing.T) {
 	o.nomad, o.consul = nomadServer.URL, strings.TrimPrefix(consulServer.URL, "http://")
 	own := startOwn(t, "unready", o)
 	ready := func() string { return own.request(t, http.MethodGet, "/readyz", "").body }
-	require.Equal(t, "ready\n", ready())
+	says := func(text string) { // a part that is there may take longer than it is asked for, once
+		t.Helper()
+		eventually(t, text, func() bool { return ready() == text })
+	}
+	says("ready\n")
 	consulGate.set(hangUp)
 	consulServer.CloseClientConnections()
-	require.Equal(t, "not ready; consul: Consul does not answer\n", ready())
+	says("not ready; consul: Consul does not answer\n")
 	nomadGate.set(hangUp)
 	nomadServer.CloseClientConnections()
 	both := ready()
@@ -289,5 +300,5 @@ func TestReadinessNamesWhatIsAway(t *testing.T) {
 	require.Equal(t, "ok\n", own.request(t, http.MethodGet, "/healthz", "").body)
 	consulGate.set(nil)
 	nomadGate.set(nil)
-	eventually(t, "readiness", func() bool { return ready() == "ready\n" })
+	says("ready\n")
 }

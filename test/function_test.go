@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -172,11 +173,30 @@ func (f *function) awaitMessage(t *testing.T, call, text string) {
 		require.Equal(t, http.StatusAccepted, a.status, a.body)
 		return strings.Contains(a.body, text)
 	})
-	require.Condition(t, func() bool {
+	eventually(t, "the same word among its events", func() bool {
 		return slices.ContainsFunc(f.events(t, "?callid="+call), func(e api.Event) bool {
 			return e.Event == string(api.Pending) && strings.Contains(e.Message, text)
 		})
-	}, "the events say it too")
+	})
+}
+
+// awaitGone waits until a call is removed whose answer has arrived: who has the answer may know that a moment before the server does.
+func (f *function) awaitGone(t *testing.T, call string) {
+	t.Helper()
+	eventually(t, "the end of a call that was fetched", func() bool {
+		return !slices.ContainsFunc(f.status(t, "?list=1").List, func(c api.CallStatus) bool { return c.CallID == call })
+	})
+}
+
+// removeEnded removes a function whose calls have all ended: each leaves the queue a moment after its end is told, and until then the function
+// can't be removed.
+func (f *function) removeEnded(t *testing.T) {
+	t.Helper()
+	eventually(t, "the removal of a function without calls", func() bool {
+		err := f.on.RemoveFunction(t.Context(), f.Name)
+		require.Contains(t, []api.Code{"", api.Conflict}, api.CodeOf(err), "%v", err)
+		return err == nil
+	})
 }
 
 // kinds are the events' kinds, without what a pending call says of its waiting: whether a call has to wait depends on the other tests.
@@ -243,6 +263,28 @@ func containerOf(t *testing.T, allocation string) string {
 		return id != ""
 	})
 	return id
+}
+
+// talking waits until a container of the function that runs has written the text to its stdout, and returns its id. Those that wait for a call have
+// written nothing.
+func (f *function) talking(t *testing.T, text string) string {
+	t.Helper()
+	var found string
+	eventually(t, "a container that prints "+text, func() bool {
+		for _, allocation := range f.allocationsOf(t, f.live(t)) {
+			ids := docker(t, "", "ps", "--quiet", "--no-trunc", "--filter", "label=com.hashicorp.nomad.alloc_id="+allocation)
+			for _, id := range strings.Fields(ids) {
+				// It may end by itself meanwhile.
+				said, err := exec.CommandContext(t.Context(), "docker", "logs", id).Output()
+				if err == nil && strings.Contains(string(said), text) {
+					found = id
+					return true
+				}
+			}
+		}
+		return false
+	})
+	return found
 }
 
 // awaitSaid waits until a container has written the text to its stdout.

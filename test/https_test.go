@@ -205,13 +205,14 @@ nomad {
 	args := []string{"agent", "--http", "", "--config", config, "--data-dir", own.data()}
 	status, stderr := runFuncd(t, args...)
 	require.Equal(t, 1, status, stderr)
-	require.Contains(t, stderr, "funcd: https: ")
+	require.Contains(t, stderr, "funcd: https.cert_file and https.key_file: ")
 	require.NoError(t, os.RemoveAll(filepath.Join(dir, "2")))
 	ca.issue(t, filepath.Join(dir, "2"), 13)
 	alone := funcd(o, args...)
 	var log bytes.Buffer
 	alone.Stderr = &log
 	require.NoError(t, alone.Start())
+	t.Cleanup(func() { _ = alone.Process.Kill() }) // where it has not ended by then
 	eventually(t, "a server of HTTPS alone", func() bool {
 		functions, err := own.Functions(t.Context(), nil)
 		return err == nil && len(functions) == 0

@@ -137,7 +137,7 @@ func requireTooLarge(t *testing.T, s *stack, path string) {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
 		require.NoError(t, err)
 		defer conn.Close()
-		require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+		require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
 		_, err = fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: %s\r\n%s\r\n\r\n", method, path, conn.RemoteAddr(), framing)
 		require.NoError(t, err)
 		endless := make(chan int, 1)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,13 +24,19 @@ func TestFetchedCallsStayVisible(t *testing.T) {
 	call := f.call(t, "")
 	require.Equal(t, http.StatusInternalServerError, f.wait(t, call).status)
 	require.Equal(t, http.StatusInternalServerError, f.sync(t, "").status)
-	gone := f.output(t, call)
-	require.Equal(t, http.StatusNotFound, gone.status)
+	var gone answer
+	eventually(t, "the end of a call that was fetched", func() bool {
+		gone = f.output(t, call)
+		return gone.status == http.StatusNotFound
+	})
 	require.Equal(t, "no such call: "+call+" has ended and its answer was fetched\n", gone.body)
 	check := func() {
 		f.awaitStatus(t, api.Status{Total: 2, Failed: 2})
-		list := f.status(t, "?list=1").List
-		require.Len(t, list, 2)
+		var list []api.CallStatus
+		eventually(t, "both with the time at which they were fetched", func() bool { // they are counted from their ends on
+			list = f.status(t, "?list=1").List
+			return len(list) == 2 && !slices.ContainsFunc(list, func(c api.CallStatus) bool { return c.Fetched == nil })
+		})
 		for _, c := range list {
 			require.Equal(t, api.Failed, c.Status)
 			require.Equal(t, "exit status 3", c.Message)

@@ -34,7 +34,10 @@ func (f *function) openLogs(t *testing.T, query string, upgrade bool) *bufio.Rea
 	raw := bufio.NewReader(conn)
 	resp, err := http.ReadResponse(raw, nil)
 	require.NoError(t, err)
-	t.Cleanup(func() { resp.Body.Close() })
+	t.Cleanup(func() {
+		conn.Close() // before the body, whose closing reads it to its end, which one that is followed has not
+		resp.Body.Close()
+	})
 	require.Equal(t, status, resp.StatusCode, query)
 	_, err = document.Check(http.MethodGet, f.path("logs"), resp)
 	require.NoError(t, err)

@@ -7,6 +7,7 @@
 package test
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -54,8 +55,12 @@ func runPrepared(m *testing.M) int {
 	if err != nil {
 		return failure(err)
 	}
+	tools, err := roomyTools()
+	if err != nil {
+		return failure(err)
+	}
 	// The log of everything, so that a test can show what is not in it.
-	if dev, err = start(options{dir: filepath.Join(root, "dev"), config: `log_level = "debug"`}); err != nil {
+	if dev, err = start(options{dir: filepath.Join(root, "dev"), config: `log_level = "debug"`, tools: tools}); err != nil {
 		return failure(err)
 	}
 	code := m.Run()
@@ -111,6 +116,31 @@ func prepare() error {
 		}
 	}
 	return nil
+}
+
+// roomyTools makes a directory of tools with a Nomad whose node has room for what all tests run at a time, however few cores the machine has: else slots
+// would make way for other tests' calls, and calls wait for other tests' slots. That they do is shown on nodes of their own.
+func roomyTools() (dir string, err error) {
+	dir = filepath.Join(root, "tools")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return "", err
+	}
+	var programs [2]string
+	for i, name := range []string{"nomad", "consul"} {
+		program, err := tool(name)
+		if err != nil {
+			return "", err
+		}
+		if programs[i], err = filepath.Abs(program); err != nil {
+			return "", err
+		}
+	}
+	nomad, consul, config := programs[0], programs[1], filepath.Join(dir, "roomy.hcl")
+	return dir, errors.Join(
+		os.Symlink(consul, filepath.Join(dir, "consul")),
+		os.WriteFile(config, []byte("client {\n  cpu_total_compute = 20000\n}\n"), 0o600),
+		os.WriteFile(filepath.Join(dir, "nomad"), fmt.Appendf(nil, "#!/bin/sh\nexec '%s' \"$@\" '-config=%s'\n", nomad, config), 0o755),
+	)
 }
 
 // tool returns the path of nomad or consul, looked for where funcd looks.

@@ -248,19 +248,22 @@ func TestSecretsAreInNoneOfNomadsAnswers(t *testing.T) {
 	quiet.Config.Env = []string{"PASSWORD=" + secret}
 	quiet.Config.Labels = map[string]string{"funcd.warm": "1"}
 	f := dev.create(t, quiet)
+	talks := cold(program("funcd-test/probe", "signal", "600")) // runs until it is cancelled
+	talks.Config.Env = quiet.Config.Env
+	g := dev.create(t, talks)
 	go func() {
 		var all strings.Builder
 		lines := bufio.NewScanner(resp.Body)
 		lines.Buffer(nil, 16<<20)
 		for lines.Scan() {
-			if strings.Contains(lines.Text(), f.Name) {
+			if strings.Contains(lines.Text(), f.Name) || strings.Contains(lines.Text(), g.Name) {
 				all.WriteString(lines.Text() + "\n")
 			}
 		}
 		events <- all.String()
 	}()
-	f.awaitReady(t, 1)
-	uuids := []string{f.UUID}
+	f.awaitSlot(t)
+	uuids := []string{f.UUID, g.UUID}
 	for range 2 { // by a slot, and cold
 		out := f.sync(t, payload, "X-Token", secret)
 		require.Equal(t, http.StatusOK, out.status, out.body)
@@ -273,6 +276,10 @@ func TestSecretsAreInNoneOfNomadsAnswers(t *testing.T) {
 	f.UUID = refreshed.UUID
 	out := f.sync(t, payload)
 	require.Equal(t, http.StatusOK, out.status, out.body)
+	running := g.call(t, payload)
+	// Of a container that has ended Nomad may have collected nothing, or have removed it: this one runs.
+	talking := g.allocationOf(t, running).ID
+	eventually(t, "the log of a call", func() bool { return dev.nomadLog(t, talking, "stdout") == "ready\n" })
 
 	answers := map[string]string{}
 	get := func(path string) {
@@ -280,11 +287,13 @@ func TestSecretsAreInNoneOfNomadsAnswers(t *testing.T) {
 		require.Equal(t, http.StatusOK, a.status, path)
 		answers[path] = a.body
 	}
-	get("/v1/jobs?meta=true&prefix=" + f.job())
-	get(jobOf(f.job()))
-	get(jobOf(f.job()) + "/versions")
-	get(jobOf(f.job()) + "/summary")
-	for _, child := range f.dispatches(t) {
+	for _, of := range []*function{f, g} {
+		get("/v1/jobs?meta=true&prefix=" + of.job())
+		get(jobOf(of.job()))
+		get(jobOf(of.job()) + "/versions")
+		get(jobOf(of.job()) + "/summary")
+	}
+	for _, child := range append(f.dispatches(t), g.dispatches(t)...) {
 		for _, more := range []string{"", "/versions", "/evaluations", "/allocations", "/deployments"} {
 			get(jobOf(child.ID) + more)
 		}
@@ -298,10 +307,12 @@ func TestSecretsAreInNoneOfNomadsAnswers(t *testing.T) {
 			}
 		}
 	}
+	require.Equal(t, "ready\n", answers["stdout of "+talking], "they hold logs")
+	require.Equal(t, http.StatusNoContent, g.cancel(t, running).status)
+	g.requireCancelled(t, running)
 	stop()
 	answers["the events"] = <-events
 	require.Contains(t, answers["the events"], "funcd_name", "they hold jobs")
-	require.Contains(t, fmt.Sprint(answers), "this is standard output", "they hold logs")
 	for what, text := range answers {
 		for _, hidden := range append(uuids, secret, payload) {
 			require.NotContains(t, text, hidden, what)

@@ -56,6 +56,7 @@ func TestTheSameIdempotencyKeyIsTheSameCall(t *testing.T) {
 	sync := f.sync(t, "hello", key...)
 	require.Equal(t, http.StatusOK, sync.status)
 	require.Equal(t, "HELLO", sync.body, "the call's own answer")
+	f.awaitGone(t, call)
 	gone := f.sync(t, "hello", key...)
 	require.Equal(t, http.StatusGone, gone.status)
 	require.Equal(t, "the call with this Idempotency-Key has ended and its answer was fetched: "+call+"\n", gone.body)

@@ -19,30 +19,24 @@ func TestQuotaBoundsTheCallsAtOnce(t *testing.T) {
 	t.Parallel()
 	const quota, calls = 10, 12
 	own := startOwn(t, "quota", beside("quota"))
-	f := own.create(t, cold(program("funcd/sleep", "2")))
+	f := own.create(t, cold(program("funcd-test/probe", "ready")))
 	ids := make([]string, calls)
 	for i := range ids {
 		ids[i] = f.call(t, "")
 	}
-	ended := func() (n int) {
-		for _, e := range f.events(t, "") {
-			if api.State(e.Event).Ended() {
-				n++
-			}
+	for i, id := range ids {
+		// Those before it have ended. It and those after it run until they are told to end, as many as may, and the others wait.
+		last := min(i+quota, calls)
+		for _, runs := range ids[i:last] {
+			f.eventsOf(t, runs, api.Running)
 		}
-		return n
-	}
-	most := 0
-	for now := 0; now < calls; {
-		// What has ended is counted last: a call can only have taken the place of one that has.
-		dispatched := len(f.children(t))
-		now = ended()
-		require.LessOrEqual(t, dispatched, quota+now)
-		most = max(most, dispatched-now)
-	}
-	require.Equal(t, quota, most, "the quota is used")
-
-	for _, id := range ids {
+		require.Len(t, f.children(t), last)
+		for _, waits := range ids[last:] {
+			require.Equal(t, http.StatusAccepted, f.output(t, waits).status, "it is over the quota")
+		}
+		container := containerOf(t, f.allocationOf(t, id).ID)
+		awaitSaid(t, container, "ready")
+		docker(t, "", "kill", "--signal", "USR1", container)
 		out := f.wait(t, id)
 		require.Equal(t, http.StatusOK, out.status, out.body)
 	}
@@ -98,7 +92,7 @@ func TestFullQueueRefusesAndLosesNothing(t *testing.T) {
 	o := beside("full")
 	o.config += "quota = 1\nlimits {\n  queued_calls = 2\n}\n"
 	own := startOwn(t, "full", o)
-	f := own.create(t, program("funcd/sleep", "1"))
+	f := own.create(t, cold(program("funcd-test/probe", "ready"))) // it ends when it is told to
 	first, second := f.call(t, ""), f.call(t, "")
 	refused := own.request(t, http.MethodPost, f.path("call"), "")
 	require.Equal(t, http.StatusServiceUnavailable, refused.status)
@@ -108,9 +102,13 @@ func TestFullQueueRefusesAndLosesNothing(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, refused.status)
 	require.Equal(t, "2", refused.header.Get("Retry-After"))
 	for _, id := range []string{first, second} {
+		f.eventsOf(t, id, api.Running)
+		container := containerOf(t, f.allocationOf(t, id).ID)
+		awaitSaid(t, container, "ready")
+		docker(t, "", "kill", "--signal", "USR1", container)
 		require.Equal(t, http.StatusOK, f.wait(t, id).status)
 	}
-	require.Equal(t, http.StatusOK, f.sync(t, "").status, "there is room again")
+	require.Equal(t, "HelloWorld\n", own.create(t, program("funcd/hello")).sync(t, "").body, "there is room again")
 }
 
 // TestCallsSurviveTheEndOfFuncd ends funcd while calls run and wait, lets those that run come to their end, and starts it again.
@@ -159,6 +157,7 @@ func TestCallsSurviveTheEndOfFuncd(t *testing.T) {
 				require.Equal(t, http.StatusOK, out.status, out.body)
 				require.Equal(t, fmt.Sprintf("ready\nof call %d\n", i), out.body)
 				require.Equal(t, []string{"CALL", "PENDING", "RUNNING", "FINISHED"}, kinds(f.eventsOf(t, id, api.Finished)), "it ran once")
+				f.awaitGone(t, id)
 				require.Equal(t, http.StatusNotFound, f.output(t, id).status)
 			}
 			require.Len(t, f.children(t), calls, "one job for each call")

@@ -4,9 +4,9 @@ package test
 
 import (
 	"net/http"
-	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -30,15 +30,12 @@ func TestFailedCallIsTriedAgain(t *testing.T) {
 	out := f.wait(t, call)
 	require.Equal(t, http.StatusInternalServerError, out.status)
 	require.Equal(t, "exit status 3\n", out.body)
-	events := f.eventsOf(t, call, api.Failed)
-	require.Equal(t, 3, attempts(events))
+	require.Equal(t, 3, attempts(f.eventsOf(t, call, api.Failed)))
 	require.Len(t, f.children(t), 3, "a container for each")
-	said := ""
-	for _, e := range events {
-		said += e.Message + "\n"
-	}
+	said := f.messages(t, call)
 	require.Contains(t, said, "attempt 1 of 3 has failed, the next comes in 1s: exit status 3\n")
 	require.Contains(t, said, "attempt 2 of 3 has failed, the next comes in 2s: exit status 3\n")
+	f.awaitGone(t, call)
 	require.Equal(t, http.StatusNotFound, f.output(t, call).status)
 }
 
@@ -50,51 +47,41 @@ func TestCallWhoseContainerIsKilledIsTriedAgain(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := dev.create(t, label(program("funcd/sleep", "6"), labels...))
+			f := dev.create(t, label(program("funcd-test/probe", "ready"), labels...)) // it ends when it is told to
 			if name == "warm" {
-				f.awaitReady(t, 1) // or the call is given a container of its own, beside the one that waits
+				f.awaitSlot(t)
 			}
-			call := f.call(t, "")
-			f.eventsOf(t, call, api.Running)
-			killed := containerOf(t, dev.allocationOfRunning(t, f))
-			require.NoError(t, exec.Command("docker", "kill", killed).Run())
+			call := f.call(t, "again")
+			// Another container may wait beside the one that the call has.
+			docker(t, "", "kill", f.talking(t, "ready"))
+			eventually(t, "the end of the first attempt", func() bool { return strings.Contains(f.messages(t, call), "attempt 1 of 2 has failed") })
+			docker(t, "", "kill", "--signal", "USR1", f.talking(t, "ready"))
 			out := f.wait(t, call)
 			require.Equal(t, http.StatusOK, out.status, out.body)
-			require.Equal(t, "slept for 6 seconds\n", out.body)
+			require.Equal(t, "ready\nagain", out.body)
 			require.Equal(t, 2, attempts(f.eventsOf(t, call, api.Finished)))
 		})
 	}
 }
 
-// allocationOfRunning returns the allocation of the function's only container that runs.
-func (s *stack) allocationOfRunning(t *testing.T, f *function) string {
+// messages is what a call's events say, a line each.
+func (f *function) messages(t *testing.T, call string) (said string) {
 	t.Helper()
-	var running string
-	eventually(t, "a container that runs", func() bool {
-		for _, id := range f.live(t) {
-			var list []allocation
-			s.nomadGet(t, jobOf(id)+"/allocations", &list)
-			for _, a := range list {
-				if a.ClientStatus == "running" {
-					running = a.ID
-					return true
-				}
-			}
-		}
-		return false
-	})
-	return running
+	for _, e := range f.events(t, "?callid="+call) {
+		said += e.Message + "\n"
+	}
+	return said
 }
 
 func TestNextAttemptOutlivesFuncd(t *testing.T) {
 	t.Parallel()
 	o := beside("attempts")
-	o.config += "limits {\n  retry_pause = \"4s\"\n}\n"
+	o.config += "limits {\n  retry_pause = \"20s\"\n}\n" // longer than it takes to look at the call and to kill funcd
 	own := startOwn(t, "attempts", o)
 	f := own.create(t, label(program("funcd/fail", "3"), "funcd.warm", "0", "funcd.retries", "1"))
 	call := f.call(t, "")
 	eventually(t, "the end of the first attempt", func() bool {
-		return strings.Contains(last(f.events(t, "?callid="+call)).Message, "attempt 1 of 2 has failed")
+		return strings.Contains(f.messages(t, call), "attempt 1 of 2 has failed")
 	})
 	waiting := f.output(t, call)
 	require.Equal(t, http.StatusAccepted, waiting.status, waiting.body)
@@ -113,10 +100,13 @@ func TestCallThatWaitsTooLongExpires(t *testing.T) {
 	o := beside("expiry")
 	o.config += "quota = 1\n"
 	own := startOwn(t, "expiry", o)
-	slow := own.create(t, cold(program("funcd/sleep", "6")))
+	slow := own.create(t, cold(program("funcd/sleep", "600")))
 	f := own.create(t, label(program("funcd/hello"), "funcd.warm", "0", "funcd.maxage", "2s"))
-	slow.eventsOf(t, slow.call(t, ""), api.Running)
-	call := f.call(t, "")
+	running := slow.call(t, "")
+	slow.eventsOf(t, running, api.Running)
+	call, called := f.call(t, ""), time.Now()
+	eventually(t, "the time in which it may start", func() bool { return time.Since(called) > 2*time.Second })
+	require.Equal(t, http.StatusNoContent, slow.cancel(t, running).status)
 	out := f.wait(t, call)
 	require.Equal(t, http.StatusInternalServerError, out.status)
 	require.Equal(t, "expired in the queue: it has waited for 2s\n", out.body)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -113,16 +114,25 @@ func TestTwoServersShareCalls(t *testing.T) {
 	at := f.at(second)
 	require.Equal(t, http.StatusCreated, at.output(t, ids[0]).status, "the other knows what it has not accepted")
 	require.Equal(t, http.StatusAccepted, at.output(t, ids[quota]).status)
-	require.Equal(t, "ready\n", docker(t, "", "logs", containers[0]))
+	awaitSaid(t, containers[0], "ready")
 	status, err := second.Status(t.Context(), f.Name, f.UUID, false)
 	require.NoError(t, err)
 	require.Equal(t, []int{quota + 1, quota}, []int{status.Total, status.Running})
+	killed := time.Now()
 	require.NoError(t, first.kill())
 	for i := quota + 1; i < calls; i++ {
 		ids[i] = at.call(t, fmt.Sprintln("of call", i))
 	}
-	adopted := func() int { return strings.Count(readFile(t, second.logFile), `msg="a running call was adopted"`) }
-	eventually(t, "the calls of the server that was killed are the other's", func() bool { return adopted() == quota })
+	var adopted [][]string
+	eventually(t, "the calls of the server that was killed are the other's", func() bool {
+		adopted = regexp.MustCompile(`(?m)^time=(\S+) .*msg="a running call was adopted"`).FindAllStringSubmatch(readFile(t, second.logFile), -1)
+		return len(adopted) == quota
+	})
+	for _, line := range adopted {
+		at, err := time.Parse(time.RFC3339Nano, line[1])
+		require.NoError(t, err)
+		require.Less(t, at.Sub(killed), 30*time.Second, "when the lease has ended")
+	}
 	require.Len(t, f.at(second).children(t), quota, "without a second container")
 
 	// Both run them to their end, and each answers what the other has.
@@ -167,7 +177,7 @@ func TestTwoServersShareCalls(t *testing.T) {
 // TestRollingRestartShowsClientsNoError restarts two servers one after the other, while clients call through a balancer over connections that stay.
 func TestRollingRestartShowsClientsNoError(t *testing.T) {
 	t.Parallel()
-	p := newServers(t, "rolling", "stop {\n  drain  = \"3s\"\n  finish = \"60s\"\n}\n")
+	p := newServers(t, "rolling", "stop {\n  drain  = \"10s\"\n  finish = \"60s\"\n}\n")
 	running := []*stack{p.start(t, 0), p.start(t, 1)}
 	reused := program("funcd/upper")
 	reused.Config.Labels = map[string]string{"funcd.reuse": "true", "funcd.warm": "2"}

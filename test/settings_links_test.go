@@ -58,6 +58,7 @@ func TestSettingLinks(t *testing.T) {
 	service := newName(t)
 	other := newName(t)
 	_, address := container(t, other, "--expose", "7", "funcd-test/probe", "listen", "7")
+	listening(t, instance{Address: address, Port: 7})
 	announce(t, service+"-1", service, address, 7, "passing")
 	announce(t, service+"-2", service, address, 7700, "passing")
 	announce(t, service+"-3", service, "10.9.9.9", 7, "critical")
@@ -110,14 +111,17 @@ func TestSettingLinksAreResolvedForEachCall(t *testing.T) {
 	f := linked(program(withUser(t), "hosts"), service+":db")
 	f.Config.Labels = map[string]string{"funcd.reuse": "true", "funcd.warm": "1"}
 	reused := dev.create(t, f)
-	reused.awaitReady(t, 1)
+	call := func() answer {
+		reused.awaitSlot(t)
+		return reused.sync(t, "")
+	}
 
-	missing := reused.sync(t, "")
+	missing := call()
 	require.Equal(t, http.StatusInternalServerError, missing.status)
 	require.Equal(t, fmt.Sprintf("link %s: Consul has no service %s\n", service, service), missing.body)
 	announce(t, service+"-1", service, "10.9.9.1", 7, "critical")
 	eventually(t, "the service in Consul", func() bool {
-		missing = reused.sync(t, "")
+		missing = call()
 		return missing.body == fmt.Sprintf("link %s: no instance of the service %s is healthy\n", service, service)
 	})
 	withdraw := func() {}
@@ -125,15 +129,12 @@ func TestSettingLinksAreResolvedForEachCall(t *testing.T) {
 		withdraw()
 		withdraw = announce(t, fmt.Sprintf("%s-%d", service, i+2), service, address, 7, "passing")
 		eventually(t, "the service at "+address, func() bool {
-			out := reused.sync(t, "")
+			out := call()
 			return out.status == http.StatusOK && strings.Contains(out.body, "\n"+address+"\tdb "+service+"\n")
 		})
 	}
-	eventually(t, "the end of the one before", func() bool { return !strings.Contains(reused.sync(t, "").body, "10.9.9.2\t") })
-	containers := 0
-	for _, job := range reused.dispatches(t) {
-		require.Contains(t, job.ID, "dispatch-slot-", "no call had to start a container")
-		containers++
-	}
-	require.Equal(t, 1, containers)
+	eventually(t, "the end of the one before", func() bool { return !strings.Contains(call().body, "10.9.9.2\t") })
+	late := reused.late(t)
+	require.LessOrEqual(t, len(reused.children(t)), late, "no call had to start a container")
+	require.LessOrEqual(t, len(reused.dispatches(t)), 1+2*late, "one served them all, but where it was late")
 }

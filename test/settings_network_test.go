@@ -5,7 +5,6 @@ package test
 import (
 	"net"
 	"net/http"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -39,8 +38,8 @@ func container(t *testing.T, name string, args ...string) (id, address string) {
 	t.Helper()
 	id = strings.TrimSpace(docker(t, "", append([]string{"run", "--detach", "--name", name}, args...)...))
 	t.Cleanup(func() {
-		if out, err := exec.Command("docker", "rm", "--force", id).CombinedOutput(); err != nil {
-			t.Errorf("a container is left: %s", out)
+		if err := removeContainers("id=" + id); err != nil {
+			t.Error(err)
 		}
 	})
 	return id, strings.TrimSpace(docker(t, "", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", id))

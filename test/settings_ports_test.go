@@ -118,7 +118,7 @@ func TestSettingPortBindings(t *testing.T) {
 	require.Equal(t, "ended\n", publishes.wait(t, first).body)
 	at = publishes.publishedBy(t, second, 1)[0]
 	listening(t, at)
-	require.Len(t, instancesOf(t, "func-"+publishes.Name), 1, "that of the first is gone")
+	eventually(t, "the end of that of the first", func() bool { return len(instancesOf(t, "func-"+publishes.Name)) == 1 })
 	ask(t, "tcp", at, "end")
 	require.Equal(t, "ended\n", publishes.wait(t, second).body)
 	eventually(t, "the service is gone with its calls", func() bool { return len(instancesOf(t, "func-"+publishes.Name)) == 0 })

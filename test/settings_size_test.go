@@ -80,19 +80,19 @@ func TestSettingKillTimeout(t *testing.T) {
 		require.Equal(t, c.sent, task.KillSignal, "%+v", c)
 	}
 
-	stubborn := cold(program("funcd/sleep", "-ignore", "120"))
-	f := own.create(t, stubborn)
+	f := own.create(t, cold(program("funcd-test/probe", "hold", "120"))) // whatever signal comes
 	call := f.call(t, "")
-	f.eventsOf(t, call, api.Running)
+	awaitSaid(t, containerOf(t, f.allocationOf(t, call).ID), "ready")
 	cancelled := time.Now()
 	require.Equal(t, http.StatusNoContent, f.cancel(t, call).status)
 	f.requireCancelled(t, call)
 	require.GreaterOrEqual(t, time.Since(cancelled), 3*time.Second, "it had the time")
 
-	stubborn.Config.StopSignal = "SIGKILL"
-	f = own.create(t, stubborn)
+	tells := cold(program("funcd-test/probe", "signal", "120"))
+	tells.Config.StopSignal = "SIGKILL"
+	f = own.create(t, tells)
 	call = f.call(t, "")
-	f.eventsOf(t, call, api.Running)
+	awaitSaid(t, containerOf(t, f.allocationOf(t, call).ID), "ready")
 	require.Equal(t, http.StatusNoContent, f.cancel(t, call).status)
 	require.Empty(t, last(f.eventsOf(t, call, api.Failed)).ShortStderr, "it was told nothing")
 	f.requireCancelled(t, call)

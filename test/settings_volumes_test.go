@@ -123,8 +123,9 @@ func TestSettingVolumesFrom(t *testing.T) {
 	reused := dev.create(t, f)
 	reused.awaitReady(t, 1)
 	require.Equal(t, []string{"written", "written", "own shared"}, reused.does(t, "write /tmp/shared/c x", "write /tmp/own x", "list /tmp"))
+	reused.awaitSlot(t)
 	require.Equal(t, []string{"b c", "shared"}, reused.does(t, "list /tmp/shared", "list /tmp"))
-	require.Len(t, reused.dispatches(t), 1)
+	require.LessOrEqual(t, len(reused.dispatches(t)), 1+2*reused.late(t), "one container, but where one was late")
 
 	for _, wrong := range []struct{ from, message string }{
 		{"funcd-test-is-not-there", "Nomad has no job funcd-test-is-not-there"},

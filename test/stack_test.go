@@ -4,12 +4,12 @@ package test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -30,9 +30,9 @@ import (
 
 // The bounds of waiting. A test that comes near one of them is stuck, not slow.
 const (
-	startTime = 90 * time.Second // until a stack is ready
-	stopTime  = 90 * time.Second // until it has ended, with its Nomad and its containers
-	patience  = 3 * time.Minute  // for anything else
+	startTime = 3 * time.Minute // until a stack is ready
+	stopTime  = 3 * time.Minute // until it has ended, with its Nomad and its containers
+	patience  = 3 * time.Minute // for anything else
 	pollPause = 50 * time.Millisecond
 )
 
@@ -42,12 +42,15 @@ const marker = "FUNCD_TEST_STACK"
 // options say how a stack is started.
 type options struct {
 	dir    string // holds its data, configuration and log; that of an earlier start goes on with its data
-	http   string // host:port of its API, any free port of 127.0.0.1 if empty
+	http   string // host:port of its API, a port of its own on 127.0.0.1 if empty
 	config string // HCL for --config, none if empty
 	noDev  bool   // without --dev
 	nomad  string // URL of the Nomad that it is told of; one that it starts itself if empty
 	consul string // host:port of Consul, as with nomad
+	tools  string // directory that nomad and consul are taken from first, that of the environment if empty
 
+	program   string // in root, "funcd" if empty
+	prefix    string // of what it stores in dev's Consul, of a stack beside dev
 	namespace string // that functions are in, if the configuration says one
 }
 
@@ -66,18 +69,18 @@ var servingLine = regexp.MustCompile(`msg="funcd is serving".* http=(\S+)`)
 
 // start starts a stack and returns when it is ready.
 func start(o options) (*stack, error) {
-	free, err := freePorts(2)
+	free, err := freePorts(3)
 	if err != nil {
 		return nil, err
 	}
 	if o.http == "" {
-		o.http = "127.0.0.1:0"
+		o.http = "127.0.0.1:" + free[0]
 	}
 	if o.nomad == "" {
-		o.nomad = "http://127.0.0.1:" + free[0]
+		o.nomad = "http://127.0.0.1:" + free[1]
 	}
 	if o.consul == "" {
-		o.consul = "127.0.0.1:" + free[1]
+		o.consul = "127.0.0.1:" + free[2]
 	}
 	if err := os.MkdirAll(o.dir, 0o755); err != nil {
 		return nil, err
@@ -124,13 +127,16 @@ func (o options) data() string { return filepath.Join(o.dir, "data") }
 
 // funcd is the command with the stack's Nomad and Consul in its environment and none of the caller's.
 func funcd(o options, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(root, "funcd"), args...)
+	cmd := exec.Command(filepath.Join(root, cmp.Or(o.program, "funcd")), args...)
 	for _, variable := range os.Environ() {
 		if !strings.HasPrefix(variable, "NOMAD_") && !strings.HasPrefix(variable, "CONSUL_") {
 			cmd.Env = append(cmd.Env, variable)
 		}
 	}
-	cmd.Env = append(cmd.Env, "NOMAD_ADDR="+o.nomad, "CONSUL_HTTP_ADDR="+o.consul, marker+"="+root)
+	cmd.Env = append(cmd.Env, "NOMAD_ADDR="+o.nomad, "CONSUL_HTTP_ADDR="+o.consul, mark())
+	if o.tools != "" {
+		cmd.Env = append(cmd.Env, "FUNCD_TOOLS="+o.tools)
+	}
 	return cmd
 }
 
@@ -223,9 +229,23 @@ func (s *stack) printLog(w io.Writer) {
 	}
 }
 
+// owners are the tests that directories and prefixes belong to, by their names.
+var owners sync.Map
+
+// owns makes the name the test's alone: two stacks of one name would meet in its data.
+func owns(t *testing.T, kind, name string) {
+	t.Helper()
+	owner, _ := owners.LoadOrStore(kind+" "+name, t.Name())
+	require.Equal(t, owner, t.Name(), "the %s %s is another test's", kind, name)
+}
+
 // startOwn starts a stack for one test, which ends with it. A name that the test has used before goes on with the data.
 func startOwn(t *testing.T, name string, o options) *stack {
 	t.Helper()
+	owns(t, "directory", name)
+	if o.prefix != "" {
+		owns(t, "prefix", o.prefix)
+	}
 	o.dir = filepath.Join(root, name)
 	s, err := start(o)
 	require.NoError(t, err)
@@ -234,6 +254,11 @@ func startOwn(t *testing.T, name string, o options) *stack {
 		case <-s.ended:
 		default:
 			if err := s.stop(syscall.SIGTERM); err != nil {
+				t.Error(err)
+			}
+		}
+		if o.prefix != "" {
+			if err := endContainers(o.prefix); err != nil {
 				t.Error(err)
 			}
 		}
@@ -246,7 +271,49 @@ func startOwn(t *testing.T, name string, o options) *stack {
 
 // beside are the options of a funcd beside dev, on dev's Nomad and Consul. What it stores in Consul is its own.
 func beside(prefix string) options {
-	return options{nomad: dev.nomad, consul: dev.consul, config: fmt.Sprintf("consul {\n  prefix = %q\n}\n", prefix)}
+	return options{nomad: dev.nomad, consul: dev.consul, prefix: prefix, config: fmt.Sprintf("consul {\n  prefix = %q\n}\n", prefix)}
+}
+
+// endContainers stops in dev's Nomad what a stack beside dev has left running. Its containers would wait there for another server for minutes, and take
+// the room of other tests' calls.
+func endContainers(prefix string) error {
+	resp, err := client.Get("http://" + dev.consul + "/v1/kv/" + prefix + "/cluster?raw")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	cluster, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode == http.StatusNotFound { // no server of it has lived for long enough to start any
+		return err
+	}
+	const running = `ParentID != "" and Status != "dead"`
+	resp, err = client.Get(dev.nomad + "/v1/jobs?" + url.Values{"namespace": {"*"}, "prefix": {"func-"}, "meta": {"true"}, "filter": {running}}.Encode())
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	var all []struct {
+		job
+		Meta map[string]string
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&all); err != nil {
+		return fmt.Errorf("what %s has left: %s: %w", prefix, resp.Status, err)
+	}
+	for _, j := range all {
+		if j.Meta["funcd_cluster"] != string(cluster) {
+			continue
+		}
+		req, err := http.NewRequest(http.MethodDelete, dev.nomad+jobOf(j.ID)+"?namespace="+url.QueryEscape(j.Namespace), nil)
+		if err != nil {
+			return err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return err
+		}
+		resp.Body.Close()
+	}
+	return nil
 }
 
 // allocations returns the ids of all allocations of the stack's Nomad.
@@ -292,8 +359,8 @@ func noContainers(allocations []string) error {
 
 // noProcesses waits until no process is left that a stack has started.
 func noProcesses() error {
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(pollPause) {
-		left, err := processes()
+	for deadline := time.Now().Add(patience); ; time.Sleep(pollPause) {
+		left, err := processes(mark())
 		if err != nil || len(left) == 0 {
 			return err
 		}
@@ -303,8 +370,11 @@ func noProcesses() error {
 	}
 }
 
-// processes returns the command lines of all processes that stacks have started, by their ids.
-func processes() (map[int]string, error) {
+// mark is in the environment of all that this run has started.
+func mark() string { return marker + "=" + root }
+
+// processes returns the command lines of the processes with a variable in their environment, by their ids.
+func processes(variable string) (map[int]string, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
@@ -319,7 +389,7 @@ func processes() (map[int]string, error) {
 		if err != nil { // it has ended, or is another user's
 			continue
 		}
-		if bytes.Contains(append([]byte{0}, environ...), []byte("\x00"+marker+"="+root+"\x00")) {
+		if bytes.Contains(append([]byte{0}, environ...), []byte("\x00"+variable+"\x00")) {
 			cmdline, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
 			found[pid] = strings.ReplaceAll(string(cmdline), "\x00", " ")
 		}
@@ -345,20 +415,6 @@ func childrenOf(pid int) []int {
 	return all
 }
 
-// freePorts returns ports of 127.0.0.1 that nothing listens on now.
-func freePorts(n int) ([]string, error) {
-	ports := make([]string, n)
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close() // after all have been chosen, so that they differ
-		_, ports[i], _ = net.SplitHostPort(l.Addr().String())
-	}
-	return ports, nil
-}
-
 // docker runs the docker program and returns what it prints.
 func docker(t *testing.T, stdin string, args ...string) string {
 	t.Helper()
@@ -381,9 +437,10 @@ func eventually(t *testing.T, what string, done func() bool) {
 
 // job is what the tests look at of a Nomad job, allocation of an allocation.
 type job struct {
-	ID     string
-	Status string
-	Stop   bool
+	ID        string
+	Namespace string
+	Status    string
+	Stop      bool
 }
 
 type allocation struct {

@@ -46,6 +46,13 @@ func (f *function) awaitReady(t *testing.T, n int) {
 	eventually(t, fmt.Sprintf("%d containers that wait for a call", n), func() bool { return f.slots(t).Ready == n })
 }
 
+// awaitSlot waits until a container waits for a call. A call that comes while the one of a function that reuses them is still busy with the call before may
+// be given a container of its own.
+func (f *function) awaitSlot(t *testing.T) {
+	t.Helper()
+	eventually(t, "a container that waits for a call", func() bool { return f.slots(t).Ready > 0 })
+}
+
 // live are the ids of the function's jobs for single containers that have not ended.
 func (f *function) live(t *testing.T) (ids []string) {
 	t.Helper()
@@ -75,8 +82,20 @@ func (f *function) allocationsOf(t *testing.T, jobs []string) (ids []string) {
 func (f *function) remove(t *testing.T) {
 	t.Helper()
 	slots := f.allocationsOf(t, f.live(t))
-	require.NoError(t, f.on.RemoveFunction(t.Context(), f.Name))
+	f.removeEnded(t)
 	require.NoError(t, noContainers(slots), "they go with the function")
+}
+
+// late is how many slots of the function have not confirmed a call that they were handed, as funcd has logged: on a machine that stands still for a
+// second that may be. Its call goes to another container then, and that is right.
+func (f *function) late(t *testing.T) (n int) {
+	t.Helper()
+	for line := range strings.Lines(readFile(t, f.on.logFile)) {
+		if strings.Contains(line, "a slot did not confirm its call") && strings.Contains(line, "slot="+f.job()+"/") {
+			n++
+		}
+	}
+	return n
 }
 
 func variable(t *testing.T, e environment, name string) string {
@@ -155,7 +174,7 @@ func warmCallsHaveAContainerEach(t *testing.T, on *stack) {
 		}
 	}
 	require.Len(t, hosts, calls, "a new container for each")
-	require.Empty(t, f.children(t), "none was started for a call")
+	require.LessOrEqual(t, len(f.children(t)), f.late(t), "none was started for a call")
 	f.requireOnce(t, calls)
 	f.awaitReady(t, 2)
 	eventually(t, "the end of the used ones", func() bool { return len(f.live(t)) == 2 })
@@ -219,7 +238,7 @@ func reusedContainerRunsAProcessForEachCall(t *testing.T, on *stack) {
 	f.awaitReady(t, 1)
 	processes := map[string][]string{} // by container
 	for range calls {
-		f.awaitReady(t, 1) // or the call may be given a container of its own
+		f.awaitSlot(t)
 		out := f.sync(t, "")
 		require.Equal(t, http.StatusOK, out.status, out.body)
 		words := strings.Fields(out.body)
@@ -232,7 +251,12 @@ func reusedContainerRunsAProcessForEachCall(t *testing.T, on *stack) {
 		served = append(served, len(pids))
 	}
 	slices.Sort(served)
-	require.Equal(t, []int{calls % most, most, most}, served, "%v", processes)
+	if late := f.late(t); late == 0 {
+		require.Equal(t, []int{calls % most, most, most}, served, "%v", processes)
+	} else { // those that were late have served the fewer
+		require.LessOrEqual(t, last(served), most, "%v", processes)
+		require.LessOrEqual(t, len(served), 3+late, "%v", processes)
+	}
 	f.requireOnce(t, calls)
 	f.remove(t)
 }
@@ -293,7 +317,7 @@ func slotsAreKilledWhileCallsCome(t *testing.T, on *stack) {
 	}
 	require.LessOrEqual(t, failed, killed, "each fails the call that it runs, at most")
 	running := map[string]int{}
-	for _, e := range f.events(t, "") {
+	for _, e := range f.events(t, "") { // each is there before its call is answered
 		if e.Event == string(api.Running) {
 			running[e.CallID]++
 			require.Equal(t, 1, running[e.CallID], e.CallID)
@@ -304,12 +328,13 @@ func slotsAreKilledWhileCallsCome(t *testing.T, on *stack) {
 	f.remove(t)
 }
 
-// TestSlotsMakeWayForCalls has a cluster of its own, and fills it.
+// TestSlotsMakeWayForCalls has a small node of its own, and fills it.
 func TestSlotsMakeWayForCalls(t *testing.T) {
 	t.Parallel()
-	free, err := freePorts(2)
-	require.NoError(t, err)
-	own := startOwn(t, "way", options{nomad: "http://127.0.0.1:" + free[0], consul: "127.0.0.1:" + free[1]})
+	startNode(t, "way", "cpu_total_compute = 4500")
+	o := beside("way")
+	o.config += "nomad {\n  node_pool = \"way\"\n}\n"
+	own := startOwn(t, "way", o)
 	big := warm(10, program("funcd/hello"))
 	big.ContainerSize = "m1"
 	full := own.create(t, big)
@@ -332,7 +357,7 @@ func TestSlotsMakeWayForCalls(t *testing.T) {
 	f := own.create(t, other)
 	begin := time.Now()
 	require.Equal(t, "A CALL", f.sync(t, "a call").body)
-	require.Less(t, time.Since(begin), 20*time.Second)
+	require.Less(t, time.Since(begin), time.Minute, "slots that wait would hold the node for good")
 	require.Len(t, f.children(t), 1, "it went cold")
 	require.Equal(t, "HelloWorld\n", full.sync(t, "").body, "the others still answer")
 }
