@@ -143,7 +143,7 @@ func TestPostponedCallThatHasNotLeftTheQueue(t *testing.T) {
 	s := openStore(t, Config{Dir: dir})
 	deliveries := consume(t, s, 1)
 	enqueue(t, s, "f", 1, 2)
-	d := next(t, deliveries, 1)
+	next(t, deliveries, 1)
 	rec := newRecord(1, api.Pending)
 	rec.Attempts = 1
 	_, err := s.SaveRecord(t.Context(), rec, 0)
@@ -154,7 +154,7 @@ func TestPostponedCallThatHasNotLeftTheQueue(t *testing.T) {
 	dir = killed(t, dir)
 	s = openStore(t, Config{Dir: dir})
 	deliveries = consume(t, s, 2)
-	d = next(t, deliveries, 1)
+	d := next(t, deliveries, 1)
 	require.Never(t, func() bool { return len(deliveries) > 0 }, 3*leavePause, leavePause/10, "it is not put back beside itself")
 	require.NoError(t, s.Postpone(t.Context(), aside(1, 1), until))
 	require.NoError(t, d.Done(t.Context()))
