@@ -38,6 +38,7 @@ func openPeer(t *testing.T, s *Store) *Store {
 	t.Helper()
 	s.alone = false
 	require.NoError(t, s.watchReady())
+	require.NoError(t, s.nc.Flush())
 	p := newStore(s.cfg)
 	p.id = "peer"
 	t.Cleanup(p.Close)

@@ -243,7 +243,10 @@ func (s *Store) open(ctx context.Context) error {
 	if s.alone {
 		s.background.Go(func() { s.watchDisk(s.running) })
 	}
-	return s.followStates(s.running)
+	if err := s.followStates(s.running); err != nil {
+		return err
+	}
+	return s.nc.FlushWithContext(ctx) // the others are heard from here on
 }
 
 const openTimeout = 5 * time.Second
