@@ -171,7 +171,14 @@ func (s *Store) takeOut(ctx context.Context, account, function, call string, asi
 		subjects = append(subjects, laterSubject(account, function, call, "*"))
 	}
 	for _, subject := range subjects {
-		if err := q.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
+		_, err := q.GetLastMsgForSubject(ctx, subject) // mostly it is not there, which costs little to hear
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err == nil {
+			err = q.Purge(ctx, jetstream.WithPurgeSubject(subject))
+		}
+		if err != nil {
 			return unavailable(err)
 		}
 	}
