@@ -65,6 +65,7 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	s.sendElsewhere(w)
 	writeJSON(w, http.StatusOK, api.CallID{CallID: call})
 	return nil
 }
@@ -133,6 +134,7 @@ func (s *Server) cancelCall(w http.ResponseWriter, r *http.Request) error {
 // answer answers with the call's state or its output. An ended call is removed when its answer has arrived as a whole.
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, d *api.Definition, call string, wait bool) error {
 	rec, output, err := s.cfg.Calls.Output(r.Context(), d, call, wait)
+	s.sendElsewhere(w)
 	if err != nil && !rec.State.Ended() {
 		return err
 	}

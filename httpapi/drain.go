@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"net/http"
 
 	"github.com/funcd/funcd/api"
 )
@@ -27,6 +28,14 @@ var errDraining = api.Errorf(api.Unavailable, "the server is stopping")
 // Announce has /readyz say that the server is stopping, so that load balancers send it nothing new. All requests are answered as before, and
 // each connection is closed after its answer: clients come back through the balancer.
 func (s *Server) Announce() { s.draining.announce() }
+
+// sendElsewhere closes the connection after its answer once the end is announced: the next request goes to another server, before this one has closed its listener. It
+// is called before an answer is begun, again by who has waited for it.
+func (s *Server) sendElsewhere(w http.ResponseWriter) {
+	if s.draining.announced.Err() != nil {
+		w.Header().Set("Connection", "close")
+	}
+}
 
 // EndPolls answers the containers that wait for a call with none, now and from then on: they are to ask another server.
 func (s *Server) EndPolls() { s.draining.endPolls() }

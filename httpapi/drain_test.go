@@ -31,6 +31,42 @@ func TestAnAnnouncedEnd(t *testing.T) {
 	require.True(t, resp.Close, "and the connection is closed, so that the client comes back to another server")
 }
 
+// slowBackend has the calls that end when they are told to.
+type slowBackend struct {
+	*backend
+	waiting, end chan struct{}
+}
+
+func (b *slowBackend) Output(ctx context.Context, d *api.Definition, call string, wait bool) (api.Record, []byte, error) {
+	close(b.waiting)
+	<-b.end
+	return b.backend.Output(ctx, d, call, wait)
+}
+
+func TestARequestThatOutlivesTheAnnouncementClosesItsConnection(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{outputPath + "/wait", callPath + "/sync"} {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			b := &slowBackend{backend: newBackend(), waiting: make(chan struct{}), end: make(chan struct{})}
+			cfg := testConfig(b.backend)
+			cfg.Calls = b
+			s := New(cfg)
+			server := httptest.NewServer(s.Handler(false))
+			t.Cleanup(server.Close)
+			closes := make(chan bool)
+			go func() {
+				resp, _ := ask(t, server, "GET", path, nil)
+				closes <- resp.Close
+			}()
+			<-b.waiting
+			s.Announce()
+			close(b.end)
+			require.True(t, <-closes)
+		})
+	}
+}
+
 // waitingBackend has no call for anyone.
 type waitingBackend struct {
 	*backend

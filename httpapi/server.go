@@ -205,9 +205,7 @@ func (s *Server) answered(route string, h handler) http.Handler {
 			// Also of a body that no handler reads: the http.Server does, before it answers.
 			setReadDeadline(w, start.Add(s.cfg.BodyTime))
 		}
-		if s.draining.announced.Err() != nil {
-			w.Header().Set("Connection", "close") // the next request goes to another server, before this one has closed its listener
-		}
+		s.sendElsewhere(w)
 		err := h(w, r)
 		if err != nil {
 			writeError(w, r, err)
