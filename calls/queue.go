@@ -171,19 +171,29 @@ func (s *Store) takeOut(ctx context.Context, account, function, call string, asi
 		subjects = append(subjects, laterSubject(account, function, call, "*"))
 	}
 	for _, subject := range subjects {
-		_, err := q.GetLastMsgForSubject(ctx, subject) // mostly it is not there, which costs little to hear
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue
-		}
-		if err == nil {
-			err = q.Purge(ctx, jetstream.WithPurgeSubject(subject))
-		}
-		if err != nil {
-			return unavailable(err)
+		if err := removeMessages(ctx, q, subject); err != nil {
+			return err
 		}
 	}
 	s.changed(change{Kind: callLeft, Function: function, Call: call})
 	return nil
+}
+
+// removeMessages removes the messages of a subject, which may have wildcards, one by one. JetStream can do that in one step, but after such a purge it can take calls for
+// done that are being executed, and never deliver them again: https://github.com/nats-io/nats-server/issues/5727. It is for few.
+func removeMessages(ctx context.Context, queue jetstream.Stream, subject string) error {
+	for {
+		msg, err := queue.GetLastMsgForSubject(ctx, subject) // mostly it is not there, which costs little to hear
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+		if err != nil {
+			return unavailable(err)
+		}
+		if err := removeMessage(ctx, queue, msg.Sequence); err != nil {
+			return err
+		}
+	}
 }
 
 // removeMessage removes the message of this sequence. It is no error if it is gone, as somebody else has removed it in the same moment.
