@@ -70,7 +70,7 @@ func TestFailuresOfAFunctionAreToldApart(t *testing.T) {
 	})
 	t.Run("a process left behind does not delay the answer", func(t *testing.T) {
 		t.Parallel()
-		f := dev.create(t, program("funcd-test/probe", "orphan", "600"))
+		f := dev.create(t, program("funcd-test/probe", "orphan"))
 		call := f.call(t, "")
 		out := f.wait(t, call)
 		require.Equal(t, http.StatusOK, out.status, out.body)

@@ -5,7 +5,7 @@
 //	streams STATUS   write a line to standard output and one to standard error, and exit with the status
 //	eat MB           allocate and use as many MB of memory and print how many; 0 has no end
 //	kill SIGNAL      send itself the signal of this number
-//	orphan SECONDS   start a child that holds the standard streams for the seconds, print its pid and exit without waiting for it
+//	orphan           start a child that holds the standard streams for an hour and says nothing, print its pid and exit without waiting for it
 //	hold SECONDS     print "ready" and do nothing for the seconds, whatever signal comes
 //	leave            print the name of the host, the own pid and what is in /tmp, in a line, and leave a file there
 //	listen PORT      answer each line that comes to the port, over TCP or UDP, with the protocol and the name of the host, until one says "end"
@@ -148,8 +148,8 @@ func kill(signal int, _ io.Reader, _, _ io.Writer) error {
 	return nil
 }
 
-func orphan(seconds int, _ io.Reader, stdout, _ io.Writer) error {
-	child := exec.Command("/proc/self/exe", "hold", strconv.Itoa(seconds))
+func orphan(_ int, _ io.Reader, stdout, _ io.Writer) error {
+	child := exec.Command("/proc/self/exe", "kill", "0") // a signal of no effect
 	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if err := child.Start(); err != nil {
 		return err
