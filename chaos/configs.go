@@ -99,7 +99,7 @@ consul {
 nomad {
   address = %q
 }
-%s
+%s%s
 docker {
   host = %q
 }
@@ -108,6 +108,14 @@ callbacks {
   pause     = "500ms"
   pause_max = "5s"
   attempts  = 1000
+}
+`
+
+// soakLimits has the logs of functions reach their bound within the first of a soak's minutes. JetStream keeps in memory what it writes of a log of the
+// default's size, of each function up to 8 MiB, which would take hours to come to its end, and hide what has none.
+const soakLimits = `
+limits {
+  stored_logs = 65536
 }
 `
 

@@ -163,9 +163,9 @@ func (s *stack) describe(ctx context.Context) error {
 func (s *stack) describeFuncd(ports []string) error {
 	ports, metrics := ports[:s.cfg.servers], ports[s.cfg.servers:]
 	runner := fmt.Sprintf("mode = \"socket\"\n  socket_dir = %q", filepath.Join(s.dir, "runner"))
-	nats, level := "", "debug"
+	nats, level, limits := "", "debug", ""
 	if s.cfg.soak > 0 {
-		level = "info"
+		level, limits = "info", soakLimits
 	}
 	for _, port := range ports {
 		s.urls = append(s.urls, "http://127.0.0.1:"+port)
@@ -182,7 +182,7 @@ func (s *stack) describeFuncd(ports []string) error {
 		name := fmt.Sprintf("funcd-%d", i+1)
 		file := filepath.Join(s.dir, name+".hcl")
 		s.metrics = append(s.metrics, "http://127.0.0.1:"+metrics[i]+"/metrics")
-		text := fmt.Sprintf(funcdConfig, port, metrics[i], filepath.Join(s.dir, name), level, quota, slotTotal, runner, s.consulAddress, s.nomadURL, nats, s.docker)
+		text := fmt.Sprintf(funcdConfig, port, metrics[i], filepath.Join(s.dir, name), level, quota, slotTotal, runner, s.consulAddress, s.nomadURL, nats, limits, s.docker)
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			return err
 		}
