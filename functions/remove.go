@@ -15,6 +15,9 @@ func (s *Service) Remove(ctx context.Context, account, name string, force bool) 
 		return err
 	}
 	n, err := s.cfg.Calls.InFlight(ctx, account, d.ID)
+	if n > 0 && !force {
+		n, err = s.leaving(ctx, account, d.ID, n)
+	}
 	if err != nil {
 		return err
 	}
@@ -33,6 +36,31 @@ func (s *Service) Remove(ctx context.Context, account, name string, force bool) 
 	s.clear(ctx, account, name, d.ID)
 	s.log.Info("a function was removed", "function", d.ID, "account", account, "name", name)
 	return nil
+}
+
+// leaveTime is how long a removal waits for calls that have ended to leave the queue.
+const leaveTime = time.Second
+
+// leaving returns how many of a function's n calls in flight have not ended. One that has leaves the queue in the moment after its answer: who has that and
+// removes the function at once is not told that the call runs.
+func (s *Service) leaving(ctx context.Context, account, id string, n int) (int, error) {
+	late := time.After(leaveTime)
+	for wait := firstLook; ; wait = min(2*wait, lastLook) {
+		status, err := s.cfg.Calls.Status(ctx, id)
+		if err != nil || status.Pending+status.Running > 0 {
+			return n, nil
+		}
+		select {
+		case <-ctx.Done():
+			return n, nil
+		case <-late:
+			return n, nil
+		case <-time.After(wait):
+		}
+		if n, err = s.cfg.Calls.InFlight(ctx, account, id); err != nil || n == 0 {
+			return n, err
+		}
+	}
 }
 
 // clear removes what is left of a function without calls in flight. What it does not reach is logged, and left to Repair.

@@ -21,7 +21,8 @@ func TestRemove(t *testing.T) {
 	}{
 		"without calls":            {func(*fakes) {}, "hello", "", false},
 		"no such function":         {func(*fakes) {}, "none", api.NotFound, true},
-		"with calls in flight":     {func(f *fakes) { f.inFlight = 2 }, "hello", api.Conflict, true},
+		"with calls that wait":     {func(f *fakes) { f.fly(api.Status{Pending: 2}) }, "hello", api.Conflict, true},
+		"with calls that run":      {func(f *fakes) { f.fly(api.Status{Running: 1, Finished: 1}) }, "hello", api.Conflict, true},
 		"the queue is away":        {func(f *fakes) { f.fail["Calls.InFlight"] = errAway }, "hello", api.Unavailable, true},
 		"the store is away":        {func(f *fakes) { f.fail["Store.Get"] = errAway }, "hello", api.Unavailable, true},
 		"the store is away later":  {func(f *fakes) { f.fail["Store.Delete"] = errAway }, "hello", api.Unavailable, true},
@@ -45,6 +46,44 @@ func TestRemove(t *testing.T) {
 			if f.fail["Calls.RemoveFunction"] == nil {
 				require.Equal(t, []string{id}, f.removed, "one place that is away does not keep the others")
 			}
+		})
+	}
+}
+
+// fly has calls in flight, which stand like this.
+func (f *fakes) fly(status api.Status) {
+	f.inFlight = status.Pending + status.Running + status.Finished
+	f.statuses = map[string]api.Status{f.defs["acme/hello"].ID: status}
+}
+
+// The answer of a call comes in the moment before the call leaves the queue.
+func TestRemoveAfterTheAnswer(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(f *fakes)
+		code   api.Code
+	}{
+		"they leave":            {func(f *fakes) { f.inFlight = 0 }, ""},
+		"they do not":           {func(*fakes) {}, api.Conflict},
+		"another is accepted":   {func(f *fakes) { f.fly(api.Status{Pending: 1, Finished: 2}) }, api.Conflict},
+		"the queue goes away":   {func(f *fakes) { f.fail["Calls.InFlight"] = errAway }, api.Unavailable},
+		"the statuses are away": {func(f *fakes) { f.fail["Calls.Status"] = errAway }, api.Conflict},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f, s, _ := created(t)
+				f.fly(api.Status{Finished: 2})
+				time.AfterFunc(100*time.Millisecond, func() {
+					f.mu.Lock()
+					defer f.mu.Unlock()
+					c.change(f)
+				})
+				began := time.Now()
+				requireCode(t, c.code, s.Remove(t.Context(), "acme", "hello", false))
+				require.LessOrEqual(t, time.Since(began), leaveTime)
+				require.Equal(t, c.code == "", len(f.defs) == 0)
+			})
 		})
 	}
 }
