@@ -165,3 +165,34 @@ func TestCallbacksAreBounded(t *testing.T) {
 	require.NoError(t, s.RemoveFunction(t.Context(), "f"))
 	require.Zero(t, waitingCallbacks(t, s, "acme"), "they go with their function")
 }
+
+// Those that wait for their next attempt still come to it.
+func TestRemovedCallbacksTakeNoOthersWithThem(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, Config{})
+	removed := make(chan struct{})
+	const pause = time.Second
+	got, _ := serveCallbacks(t, s, "acme", 3, time.Minute, func(d delivered) time.Duration {
+		switch {
+		case d.cb.CallID == callback("acme", 2).CallID:
+			<-removed
+			return 0
+		case d.attempt > 1:
+			return 0
+		}
+		return pause
+	})
+	for n, function := range []string{"f", "g", "f"} {
+		cb := callback("acme", n)
+		cb.Function = function
+		require.NoError(t, s.QueueCallback(t.Context(), cb, nil))
+		require.Equal(t, cb.CallID, receiveCallback(t, got).cb.CallID)
+	}
+	require.NoError(t, s.RemoveFunction(t.Context(), "g"))
+	require.Equal(t, 2, waitingCallbacks(t, s, "acme"))
+	close(removed)
+	again := receiveCallback(t, got)
+	require.Equal(t, callback("acme", 0).CallID, again.cb.CallID)
+	require.Equal(t, 2, again.attempt)
+	require.Eventually(t, func() bool { return waitingCallbacks(t, s, "acme") == 0 }, patience, time.Millisecond)
+}

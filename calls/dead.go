@@ -121,7 +121,10 @@ func (s *Store) RemoveLetter(ctx context.Context, account string, version uint64
 	if err != nil {
 		return err
 	}
-	return removeMessage(ctx, dead, version)
+	if err := removeMessage(ctx, dead, version); err != nil {
+		return unavailable(err)
+	}
+	return nil
 }
 
 // DeadLetters passes the account's dead letters to yield, the oldest first, without their payloads; of this function, by its id, if it is not empty.

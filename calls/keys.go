@@ -92,21 +92,3 @@ func (s *Store) SaveKey(ctx context.Context, account, function, key string, valu
 	}
 	return 0, unavailable(err)
 }
-
-// purgeFunction drops what streams of accounts hold of a function, by a subject that has * in place of the account.
-func (s *Store) purgeFunction(ctx context.Context, subject string) error {
-	names := s.js.StreamNames(ctx, jetstream.WithStreamListSubject(subject))
-	for name := range names.Name() {
-		stream, err := s.js.Stream(ctx, name)
-		if err == nil {
-			err = stream.Purge(ctx, jetstream.WithPurgeSubject(subject))
-		}
-		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			return unavailable(err)
-		}
-	}
-	if err := names.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
-		return unavailable(err)
-	}
-	return nil
-}

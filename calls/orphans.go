@@ -49,7 +49,7 @@ func (s *Store) removeOrphans(ctx context.Context, records []orphan) (young bool
 			return young, unavailable(err)
 		}
 		if err := removeMessage(ctx, s.records, o.sequence); err != nil {
-			return young, err
+			return young, unavailable(err)
 		}
 		s.log.Debug("the record of a call that is over was there again", "call", o.rec.CallID, "function", o.rec.Function, "state", o.rec.State)
 		s.changed(change{Kind: callGone, Function: o.rec.Function, Call: o.rec.CallID})

@@ -154,7 +154,7 @@ func (s *Store) storeFirst(ctx context.Context, rec api.Record) (uint64, error) 
 		return version, err
 	}
 	if err := removeMessage(ctx, s.records, version); err != nil {
-		return 0, err
+		return 0, unavailable(err)
 	}
 	if _, _, err := s.record(ctx, rec.Function, rec.CallID); errors.Is(err, jetstream.ErrMsgNotFound) {
 		s.changed(change{Kind: callGone, Function: rec.Function, Call: rec.CallID})

@@ -335,43 +335,6 @@ func (s *Store) Ping(ctx context.Context) error {
 	return nil
 }
 
-// RemoveFunction drops the logs, outputs, records, keys, dead letters and callbacks of a function. Its calls must have ended.
-func (s *Store) RemoveFunction(ctx context.Context, function string) error {
-	if err := checkIDs(function); err != nil {
-		return err
-	}
-	for _, subject := range []string{recordSubject(function, "*"), keptSubject(function, "*")} {
-		if err := s.records.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
-			return unavailable(err)
-		}
-	}
-	for _, subject := range []string{"key.*." + function + ".*", deadSubject("*", function, "*"), callbackSubject("*", function, "*")} {
-		if err := s.purgeFunction(ctx, subject); err != nil {
-			return err
-		}
-	}
-	s.forgetStreams(function)
-	// The log, which every function has that was ever called, goes last: as long as it is there, Functions tells that something is left.
-	for _, name := range []string{outStream(function), logStream(function)} {
-		if err := s.js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			return unavailable(err)
-		}
-	}
-	gone := change{Kind: functionGone, Function: function}
-	s.states.apply(gone)
-	s.tellChange(gone) // also of one without calls: the others have its streams
-	return nil
-}
-
-// forgetStreams drops what is known of the streams of a function that was removed, on this server or another.
-func (s *Store) forgetStreams(function string) {
-	s.unfollow(function)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.streams, logStream(function))
-	delete(s.streams, outStream(function))
-}
-
 // A publish that nobody has answered, as the stream of a NATS cluster has no leader for the moment, is repeated for a few seconds. It is not
 // stored then, so that the repetition is harmless.
 var (
