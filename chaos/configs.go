@@ -111,11 +111,14 @@ callbacks {
 }
 `
 
-// soakLimits has the logs of functions reach their bound within the first of a soak's minutes. JetStream keeps in memory what it writes of a log of the
-// default's size, of each function up to 8 MiB, which would take hours to come to its end, and hide what has none.
+// soakLimits has what is kept of a function's calls reach its bounds within the first of a soak's minutes. JetStream holds in memory what it writes to a stream until a
+// block of it is full, which is 8 MiB with the defaults: at a soak's rate that takes hours, and hides what has no end.
 const soakLimits = `
 limits {
-  stored_logs = 65536
+  output         = 65536
+  stored_outputs = 65536
+  stored_logs    = 65536
+  queued_bytes   = 2097152
 }
 `
 
