@@ -83,11 +83,9 @@ func (s *Store) SaveKey(ctx context.Context, account, function, key string, valu
 	switch {
 	case err == nil:
 		return ack.Sequence, nil
-	case refused == nil:
-		return 0, unavailable(err)
-	case refused.ErrorCode == errWrongLastSequence, refused.ErrorCode == errWrongLastSequenceConstant:
+	case hasChanged(err):
 		return 0, api.Wrap(api.Conflict, err, "the key has just been used")
-	case strings.HasPrefix(refused.Description, "maximum "):
+	case refused != nil && strings.HasPrefix(refused.Description, "maximum "):
 		return 0, api.Wrap(api.Unavailable, err, "the account has too many idempotency keys, try again later")
 	}
 	return 0, unavailable(err)

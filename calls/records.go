@@ -19,6 +19,12 @@ const (
 	errWrongLastSequenceConstant = 10164
 )
 
+// hasChanged tells that a message was refused as the one that it was to follow is not the last of its subject.
+func hasChanged(err error) bool {
+	refused, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (refused.ErrorCode == errWrongLastSequence || refused.ErrorCode == errWrongLastSequenceConstant)
+}
+
 func recordSubject(function, call string) string { return "record." + function + "." + call }
 
 // Record returns a call's record and its version for SaveRecord. The error is of code NotFound if there is none: the call was not given
@@ -170,8 +176,7 @@ func (s *Store) storeRecord(ctx context.Context, rec api.Record, version uint64)
 	s.use(s.records)
 	ack, err := s.js.Publish(ctx, recordSubject(rec.Function, rec.CallID), data,
 		untilLeader, leaderPause, jetstream.WithExpectStream(recordsStream), jetstream.WithExpectLastSequencePerSubject(version))
-	var refused *jetstream.APIError
-	if errors.As(err, &refused) && (refused.ErrorCode == errWrongLastSequence || refused.ErrorCode == errWrongLastSequenceConstant) {
+	if hasChanged(err) {
 		return 0, api.Wrap(api.Conflict, err, "the record of the call has changed meanwhile")
 	}
 	if err != nil {

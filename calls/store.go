@@ -249,19 +249,17 @@ func (s *Store) open(ctx context.Context) error {
 	return s.nc.FlushWithContext(ctx) // the others are heard from here on
 }
 
-const openTimeout = 5 * time.Second
+const (
+	openTimeout = 5 * time.Second
+	insistPause = 200 * time.Millisecond
+)
 
 // insist repeats try until it does not fail, or ctx ends: the servers of a NATS cluster may be starting too.
 func insist(ctx context.Context, try func() error) error {
 	for {
 		err := try()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
+		if err == nil || !sleep(ctx, insistPause) {
 			return err
-		case <-time.After(200 * time.Millisecond):
 		}
 	}
 }
