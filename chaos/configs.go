@@ -115,7 +115,7 @@ callbacks {
 // block of it is full, which is 8 MiB with the defaults: at a soak's rate that takes hours, and hides what has no end.
 const soakLimits = `
 limits {
-  output         = 65536
+  output         = 32768
   stored_outputs = 65536
   stored_logs    = 65536
   queued_bytes   = 2097152
