@@ -27,6 +27,10 @@ type Allocation struct {
 	Account string
 	Name    string
 
+	// What a container that was started for a call was started as, as its runner says: the dispatch of Job, and the function's revision. Empty and 0 where it says nothing.
+	Dispatch string `json:",omitempty"`
+	Revision uint64 `json:",omitempty"`
+
 	Slot bool `json:",omitempty"` // it confirms a call that it was handed as a slot
 	// Runner is which of the allocation's runners asks, by RunnerHeader: Nomad may start a second container in an allocation.
 	Runner string `json:",omitempty"`

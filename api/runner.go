@@ -14,8 +14,8 @@ const (
 	// RunnerNextPath is where a runner asks for a call (POST). 200: a frame of an Assignment and the payload. 204: none yet, ask
 	// again. 410: there will be none, end.
 	//
-	// A container that was started for a call names it: ?function=&call=. One that was started ahead of any says what it was started as:
-	// ?function=&revision=&job=, and must confirm what it gets. It may ask to upgrade the request to RunnerUpgrade.
+	// A container says what it was started as: ?function=&revision=&job=, and, if it was started for a call, for which: &call=. One that was started ahead of
+	// any must confirm what it gets, and may ask to upgrade the request to RunnerUpgrade.
 	RunnerNextPath = "/runner/v1/next"
 	// RunnerBeginPath is where a runner confirms a call that it did not ask for by its id, before it starts it (POST, ?function=&call=). 204: it
 	// has the call. 410: it has not, and may ask for the next.

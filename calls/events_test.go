@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -237,4 +238,30 @@ func TestReadingALogThatDropsItsOldest(t *testing.T) {
 	})
 	require.NoError(t, err, "the end of the log is the end, whatever it held at first")
 	require.Less(t, read, stored)
+}
+
+// What a client's connection takes is up to its own time for writing.
+func TestAReaderMayTakeLongerThanAPageMayTake(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, Config{})
+	var words []string
+	for i := range pageMessages {
+		words = append(words, "call:"+strconv.Itoa(i))
+	}
+	logged(t, s, "f", words...)
+	stream, err := s.events(t.Context(), "f")
+	require.NoError(t, err)
+	p, err := s.pagesOf(stream, logSubject("f", "*"))
+	require.NoError(t, err)
+	defer p.close()
+	p.time = 300 * time.Millisecond
+	got := 0
+	_, err = p.next(t.Context(), 1, func(uint64, []byte) (bool, error) {
+		if got++; got%30 == 1 {
+			<-time.After(2 * p.time)
+		}
+		return true, nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, pageMessages, got)
 }

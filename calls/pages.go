@@ -16,7 +16,7 @@ import (
 const (
 	pageMessages = 64
 	pageBytes    = 16 << 10
-	pageTime     = 10 * time.Second // for one to come
+	pageTime     = 10 * time.Second // for the next of its messages to come
 )
 
 // pages reads messages of a stream in their order, a page at a time, without a consumer in JetStream that would have to be kept and ended.
@@ -24,13 +24,14 @@ type pages struct {
 	s       *Store
 	stream  jetstream.Stream
 	subject string // of the messages; may have wildcards
+	time    time.Duration // pageTime
 	inbox   string
 	answers chan *nats.Msg
 	sub     *nats.Subscription
 }
 
 func (s *Store) pagesOf(stream jetstream.Stream, subject string) (*pages, error) {
-	p := &pages{s: s, stream: stream, subject: subject}
+	p := &pages{s: s, stream: stream, subject: subject, time: pageTime}
 	if !s.direct() {
 		return p, nil
 	}
@@ -67,7 +68,7 @@ func (p *pages) next(ctx context.Context, from uint64, yield func(sequence uint6
 	if err := p.s.nc.PublishRequest("$JS.API.DIRECT.GET."+p.stream.CachedInfo().Config.Name, p.inbox, request); err != nil {
 		return false, unavailable(err)
 	}
-	timeout := time.NewTimer(pageTime)
+	timeout := time.NewTimer(p.time)
 	defer timeout.Stop()
 	for yielding := true; ; {
 		var m *nats.Msg
@@ -100,6 +101,7 @@ func (p *pages) next(ctx context.Context, from uint64, yield func(sequence uint6
 		if yielding, err = yield(sequence, m.Data); err != nil {
 			return false, err // the reader is gone, and reads no other page
 		}
+		timeout.Reset(p.time) // the reader may have taken as long as it likes
 	}
 }
 

@@ -33,6 +33,7 @@ type fakes struct {
 	drifted    map[string]bool           // jobs that are not what they were registered as
 	kept       []string                  // functions of whose calls something is kept
 	statuses   map[string]api.Status
+	waits      bool // Status does not answer
 	images     map[string]api.Image
 	inFlight   int
 	stubborn   int              // calls in flight that do not end when they are cancelled
@@ -237,6 +238,9 @@ func (f *fakes) Functions(ctx context.Context) (ids []string, err error) {
 }
 
 func (f *fakes) Status(ctx context.Context, function string) (status api.Status, err error) {
+	if f.waits {
+		<-ctx.Done()
+	}
 	err = f.do(ctx, "Calls.Status", func() { status = f.statuses[function] })
 	return status, err
 }

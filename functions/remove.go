@@ -44,16 +44,15 @@ const leaveTime = time.Second
 // leaving returns how many of a function's n calls in flight have not ended. One that has leaves the queue in the moment after its answer: who has that and
 // removes the function at once is not told that the call runs.
 func (s *Service) leaving(ctx context.Context, account, id string, n int) (int, error) {
-	late := time.After(leaveTime)
+	bounded, cancel := context.WithTimeout(ctx, leaveTime)
+	defer cancel()
 	for wait := firstLook; ; wait = min(2*wait, lastLook) {
-		status, err := s.cfg.Calls.Status(ctx, id)
+		status, err := s.cfg.Calls.Status(bounded, id) // which waits until the streams have been read
 		if err != nil || status.Pending+status.Running > 0 {
 			return n, nil
 		}
 		select {
-		case <-ctx.Done():
-			return n, nil
-		case <-late:
+		case <-bounded.Done():
 			return n, nil
 		case <-time.After(wait):
 		}

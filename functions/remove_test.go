@@ -174,3 +174,16 @@ func TestRemoveByForceThatCannotBegin(t *testing.T) {
 		})
 	}
 }
+
+// Where calls stand is not known until the streams have been read, which may take longer than a caller waits.
+func TestRemoveWhileTheStreamsAreRead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, s, _ := created(t)
+		f.fly(api.Status{Running: 1})
+		f.waits = true
+		began := time.Now()
+		requireCode(t, api.Conflict, s.Remove(t.Context(), "acme", "hello", false))
+		require.Equal(t, leaveTime, time.Since(began))
+	})
+}

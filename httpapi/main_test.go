@@ -55,6 +55,7 @@ type backend struct {
 	delivered []api.Record
 	cancelled int
 	released  int
+	asks      api.Allocation
 	result    *api.Result
 	reported  []byte
 	images    askedImages
@@ -221,7 +222,10 @@ func (b *backend) SlotCounts(context.Context, string) (api.SlotCounts, error) {
 	return api.SlotCounts{}, api.Errorf(api.NotFound, "no server keeps slots now")
 }
 
-func (b *backend) Next(ctx context.Context, _ api.Allocation, _, _ string) (*api.Assignment, []byte, error) {
+func (b *backend) Next(ctx context.Context, allocation api.Allocation, _, _ string) (*api.Assignment, []byte, error) {
+	b.mu.Lock()
+	b.asks = allocation
+	b.mu.Unlock()
 	if b.next != nil {
 		return b.next(ctx)
 	}

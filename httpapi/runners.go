@@ -49,16 +49,17 @@ func (s *Server) runnerNext(w http.ResponseWriter, r *http.Request) error {
 	if !api.ValidFunctionID(function) {
 		return api.Errorf(api.Expired, "there is no call for this container")
 	}
+	revision, err := strconv.ParseUint(query.Get("revision"), 10, 64)
+	if err != nil {
+		return api.Wrap(api.Expired, err, "there is no call for this container")
+	}
 	if call := query.Get("call"); call != "" {
 		if !api.ValidUUID(call) {
 			return api.Errorf(api.Expired, "there is no call for this container")
 		}
+		allocation.Revision, allocation.Dispatch = revision, query.Get("job")
 		assignment, payload, err = s.cfg.Runners.Next(ctx, allocation, function, call)
 	} else {
-		revision, parseErr := strconv.ParseUint(query.Get("revision"), 10, 64)
-		if parseErr != nil {
-			return api.Wrap(api.Expired, parseErr, "there is no call for this container")
-		}
 		slot := api.Slot{Function: function, Revision: revision, Job: query.Get("job")}
 		if upgrades(r, api.RunnerUpgrade) {
 			return s.runnerCalls(w, r, allocation, slot)

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	nextPath   = api.RunnerNextPath + "?function=" + testFunction + "&call=" + testCall
+	nextPath   = api.RunnerNextPath + "?function=" + testFunction + "&call=" + testCall + "&revision=7&job=func-acme-hello%2Fdispatch-1"
 	resultPath = api.RunnerResultPath
 )
 
@@ -68,7 +68,7 @@ func TestRunnerNext(t *testing.T) {
 		"none any more":          {nextPath, api.Errorf(api.Expired, "there is no call for this container"), 410},
 		"a store that is away":   {nextPath, api.Errorf(api.Unavailable, "away"), 503},
 		"without a call":         {api.RunnerNextPath, nil, 410},
-		"a call that is no UUID": {api.RunnerNextPath + "?function=" + testFunction + "&call=*.>", nil, 410},
+		"a call that is no UUID": {api.RunnerNextPath + "?function=" + testFunction + "&revision=7&call=*.>", nil, 410},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -81,6 +81,8 @@ func TestRunnerNext(t *testing.T) {
 			if c.status != 200 {
 				return
 			}
+			require.Equal(t, uint64(7), b.asks.Revision)
+			require.Equal(t, "func-acme-hello/dispatch-1", b.asks.Dispatch)
 			var a api.Assignment
 			payload, err := api.ReadFrame(strings.NewReader(body), &a, 100)
 			require.NoError(t, err)

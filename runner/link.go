@@ -21,7 +21,7 @@ import (
 // maxPayload is over any payload that a funcd server takes; its own limit is the one that matters.
 const maxPayload = 64 << 20
 
-// answerTime is how long funcd may take to begin an answer. It holds a request for a call for half as long.
+// answerTime is how long funcd may take to answer, and what is sent may take on its way. It holds a request for a call for half as long.
 const answerTime = time.Minute
 
 // link is the runner's side of the endpoints that api/runner.go names.
@@ -84,6 +84,8 @@ func (l *link) confirm(ctx context.Context, a *api.Assignment) error {
 	}
 	query := url.Values{"function": {a.Function}, "call": {a.CallID}}
 	return l.insist(ctx, func() (again bool, err error) {
+		ctx, cancel := context.WithTimeout(ctx, answerTime)
+		defer cancel()
 		resp, err := l.post(ctx, api.RunnerBeginPath+"?"+query.Encode(), nil)
 		if err != nil {
 			return true, err
@@ -112,6 +114,7 @@ func (l *link) next(ctx context.Context) (assignment *api.Assignment, payload []
 				l.stream = newStream(conn)
 			} else {
 				defer resp.Body.Close()
+				defer time.AfterFunc(answerTime, func() { resp.Body.Close() }).Stop()
 				assignment, payload, again, err = readNext(resp)
 				return again, err
 			}
@@ -182,6 +185,8 @@ func (l *link) deliver(ctx context.Context, result *api.Result, stdout []byte, l
 		return err
 	}
 	return l.insist(ctx, func() (again bool, err error) {
+		ctx, cancel := context.WithTimeout(ctx, answerTime)
+		defer cancel()
 		resp, err := l.post(ctx, api.RunnerResultPath, bytes.NewReader(frame.Bytes()))
 		if err != nil {
 			return true, err
@@ -197,12 +202,13 @@ func (l *link) deliver(ctx context.Context, result *api.Result, stdout []byte, l
 	})
 }
 
-// query says which call the container was started for, or what it is that waits for any.
+// query says what the container was started as, and for which call.
 func (l *link) query() url.Values {
+	query := url.Values{"function": {l.cfg.Function}, "revision": {l.cfg.Revision}, "job": {l.cfg.Job}}
 	if l.cfg.Call != "" {
-		return url.Values{"function": {l.cfg.Function}, "call": {l.cfg.Call}}
+		query.Set("call", l.cfg.Call)
 	}
-	return url.Values{"function": {l.cfg.Function}, "revision": {l.cfg.Revision}, "job": {l.cfg.Job}}
+	return query
 }
 
 func (l *link) post(ctx context.Context, path string, body io.Reader) (*http.Response, error) {

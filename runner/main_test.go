@@ -222,7 +222,7 @@ type container struct {
 }
 
 func (f *funcd) config(address string) Config {
-	return Config{Address: address, Token: "token", Call: f.assignment.CallID, Function: "f", Patience: 10 * time.Second, Environ: []string{"PATH=" + os.Getenv("PATH"), "HOME=/root"}}
+	return Config{Address: address, Token: "token", Call: f.assignment.CallID, Function: "f", Revision: "7", Job: "func-a-b/dispatch-1", Patience: 10 * time.Second, Environ: []string{"PATH=" + os.Getenv("PATH"), "HOME=/root"}}
 }
 
 // start runs a runner.

@@ -26,7 +26,7 @@ type Config struct {
 	CA      string // the certificates that are trusted for https, in PEM; the image's if empty
 	Token   string // the Nomad identity token of the allocation
 	Call    string // the call that the container was started for; empty if it was started ahead of any
-	// What the container was started as, for one that waits for calls.
+	// What the container was started as.
 	Function, Revision, Job string
 	Keep                    []string // the folders of volumes, which calls share with others
 	// Stop is the signal by which the container is ended, beside those that end any, and StopAs what the function gets then.

@@ -40,7 +40,7 @@ func TestPayload(t *testing.T) {
 			require.Equal(t, "f", o.result.Function)
 			require.False(t, o.result.Started.IsZero())
 			require.False(t, o.result.Ended.Before(o.result.Started))
-			require.Equal(t, []string{"call=" + f.assignment.CallID + "&function=f"}, f.queries)
+			require.Equal(t, []string{"call=" + f.assignment.CallID + "&function=f&job=func-a-b%2Fdispatch-1&revision=7"}, f.queries)
 			require.Equal(t, []string{"Bearer token", "Bearer token"}, f.tokens)
 		})
 	}

@@ -246,7 +246,7 @@ func TestColdContainerWaitsForOthers(t *testing.T) {
 	w := newRoom(t, first, second)
 	o := w.start(func(cfg *Config) { cfg.Call = "one" }).wait(t)
 	require.NoError(t, o.err)
-	require.Equal(t, []string{"call=one&function=f", slotQuery}, w.polls)
+	require.Equal(t, []string{"call=one&" + slotQuery, slotQuery}, w.polls)
 	require.Equal(t, []string{"poll", "result one", "poll", "begin two", "result two"}, w.order)
 }
 

@@ -28,6 +28,10 @@ func newStream(conn io.ReadWriteCloser) *stream {
 // call waits for the next call until ctx ends. The error is errNoCall if there will be none.
 func (s *stream) call(ctx context.Context) (*api.Assignment, []byte, error) {
 	defer context.AfterFunc(ctx, func() { s.conn.Close() })()
+	if _, err := s.in.Peek(1); err != nil { // which may come as late as it likes, but then all of it comes
+		return nil, nil, err
+	}
+	defer s.limit()()
 	kind, head, body, err := api.ReadMessage(s.in, maxPayload)
 	switch {
 	case err != nil:
@@ -73,13 +77,18 @@ func (s *stream) deliver(result *api.Result, stdout []byte, last bool) error {
 	return nil
 }
 
+// ask sends a message and returns the kind of the answer, within answerTime: a server that was frozen, or whose host has gone, says nothing, and another may be there.
 func (s *stream) ask(kind byte, head any, body []byte) (answer byte, err error) {
+	defer s.limit()()
 	if err := api.WriteMessage(s.out, kind, head, body); err != nil {
 		return 0, err
 	}
 	answer, _, _, err = api.ReadMessage(s.in, 0)
 	return answer, err
 }
+
+// limit ends the connection after answerTime, unless stop is called before.
+func (s *stream) limit() (stop func() bool) { return time.AfterFunc(answerTime, s.close).Stop }
 
 func (s *stream) lived() time.Duration { return time.Since(s.since) }
 

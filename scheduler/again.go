@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/funcd/funcd/api"
@@ -27,16 +28,21 @@ func (r *run) find(ctx context.Context, started bool) (left bool, err error) {
 		return false, nil
 	case context.Cause(wanted) == errExpired:
 		return r.expire(ctx)
+	case errors.Is(err, errRemoved):
+		r.mu.Lock()
+		rec := r.rec
+		r.mu.Unlock()
+		return true, r.functionRemoved(ctx, rec)
 	case api.CodeOf(err) == api.Invalid:
 		return true, r.end(ctx, api.CallFailed, api.MessageOf(err))
 	case ctx.Err() != nil || r.wanted.Err() == nil:
 		return false, err
 	}
 	done, _, stopErr := r.stopCancelled(ctx)
-	switch {
-	case done || stopErr != nil:
+	if done || stopErr != nil {
 		return done, stopErr
-	case r.job == "":
+	}
+	if job, _ := r.container(); job == "" {
 		return false, err
 	}
 	return false, nil
@@ -73,5 +79,5 @@ func (r *run) another(ctx context.Context, status api.JobStatus) (pause time.Dur
 		r.log.Warn("a container that has ended may be replaced", "job", last, "error", err)
 	}
 	r.log.Info("a call is given another container", "job", last, "starts", rec.Starts, "reason", rec.Message)
-	return min(firstPause<<(rec.Starts-1), mostPause), nil
+	return min(firstPause<<min(rec.Starts-1, 10), mostPause), nil
 }

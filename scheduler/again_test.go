@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -157,5 +158,38 @@ func TestAWaitGoesOnWhileTheStoreIsAway(t *testing.T) {
 		_, _, err = k.s.Output(t.Context(), k.d, other, true)
 		requireCode(t, api.Unavailable, err)
 		require.Less(t, time.Since(began), storePatience+2*storePause, "not for ever")
+	})
+}
+
+// Its node was cut off, and is back before Nomad's client has heard that the container is to stop.
+func TestAContainerThatWasGivenUpGetsNoCall(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		call := k.submit()
+		k.fails(k.job(call), "node lost", true)
+		time.Sleep(firstPause)
+		synctest.Wait()
+		_, err := k.takeAs(1, call, k.job(call), 1)
+		requireCode(t, api.Expired, err)
+		k.cluster.say(api.JobStatus{Job: k.job(call) + "-1", Allocation: "alloc-2", Running: true})
+		_, err = k.takeAs(2, call, k.job(call)+"-1", 1)
+		require.NoError(t, err)
+		require.NoError(t, k.report(2, call, 0, "out"))
+		k.requireFinished(call, "out")
+	})
+}
+
+func TestManyContainersMayBeStarted(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		const starts = 80
+		k.s.cfg.Starts = starts
+		call := k.submit()
+		k.fails(k.job(call), "Docker is away", true)
+		for n := 1; n < starts; n++ {
+			time.Sleep(mostPause)
+			synctest.Wait()
+			require.Len(t, k.dispatched(), n+1)
+			k.fails(fmt.Sprintf("%s-%d", k.job(call), n), "Docker is away", true)
+		}
+		k.requireFailed(call, api.CallFailed, "Docker is away")
 	})
 }

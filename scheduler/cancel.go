@@ -169,7 +169,9 @@ func (r *run) functionRemoved(ctx context.Context, rec api.Record) error {
 	if rec.State != api.Running {
 		return r.end(ctx, api.Cancelled, "cancelled: the function was removed")
 	}
+	r.mu.Lock()
 	r.job = rec.Job
+	r.mu.Unlock()
 	return r.abandon(ctx, api.Cancelled, "cancelled: the function was removed")
 }
 
@@ -204,10 +206,11 @@ func (r *run) stopCancelled(ctx context.Context) (done bool, again <-chan time.T
 	}
 	runs := rec.State == api.Running && !rec.Cancelled.IsZero()
 	// A container that was started for a call that never got there has none. A slot goes on to the next call by itself.
-	useless := rec.Code == api.Cancelled && rec.Allocation == "" && rec.Attempts == r.attempt && r.job != "" && !r.slot
+	job, slot := r.container()
+	useless := rec.Code == api.Cancelled && rec.Allocation == "" && rec.Attempts == r.attempt && job != "" && !slot
 	if (runs || useless) && !r.stopped {
-		if err := r.s.cfg.Cluster.Stop(ctx, r.job); err != nil {
-			r.log.Warn("the container of a cancelled call still runs", "job", r.job, "error", err)
+		if err := r.s.cfg.Cluster.Stop(ctx, job); err != nil {
+			r.log.Warn("the container of a cancelled call still runs", "job", job, "error", err)
 			again = time.After(stopAgain)
 		} else {
 			r.stopped = true

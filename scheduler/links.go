@@ -21,11 +21,11 @@ type links struct {
 }
 
 // resolve finds where the function's links lead to now. The errors are those of Services.
-func (r *run) resolve(ctx context.Context) (links, error) {
+func (r *run) resolve(ctx context.Context, function *api.Definition) (links, error) {
 	var resolved links
-	f := &r.function.Function
+	f := &function.Function
 	for _, link := range f.ParsedLinks() {
-		endpoints, err := r.s.cfg.Services.Endpoints(ctx, r.function.Account, link.Service)
+		endpoints, err := r.s.cfg.Services.Endpoints(ctx, function.Account, link.Service)
 		if err != nil {
 			return links{}, api.Wrap(api.CodeOf(err), err, "link "+link.Service+": "+api.MessageOf(err))
 		}
@@ -40,7 +40,7 @@ func (r *run) resolve(ctx context.Context) (links, error) {
 func (r *run) link(ctx context.Context) error {
 	const first, most = 200 * time.Millisecond, 5 * time.Second
 	for wait := first; ; wait = min(2*wait, most) {
-		resolved, err := r.resolve(ctx)
+		resolved, err := r.resolve(ctx, r.definition())
 		switch {
 		case err == nil:
 			r.mu.Lock()
@@ -69,7 +69,7 @@ func (r *run) relink(ctx context.Context) error {
 	if r.slot {
 		return nil
 	}
-	resolved, err := r.resolve(ctx)
+	resolved, err := r.resolve(ctx, r.function)
 	if api.CodeOf(err) == api.NotFound {
 		select {
 		case r.unlinked <- err:

@@ -38,8 +38,9 @@ func (r *run) enforce(ctx context.Context) (done bool, again <-chan time.Time, e
 	case rec.State != api.Running || rec.Attempts > r.attempt:
 		return true, nil, r.end(ctx, api.CallTimeout, timeoutMessage(rec)) // its container may serve the next call already
 	}
-	if err := r.s.cfg.Cluster.Stop(ctx, r.job); err != nil {
-		r.log.Warn("the container of a call whose time is over may still run", "job", r.job, "error", err)
+	job, _ := r.container()
+	if err := r.s.cfg.Cluster.Stop(ctx, job); err != nil {
+		r.log.Warn("the container of a call whose time is over may still run", "job", job, "error", err)
 		r.enforced = false
 		return false, time.After(askAgain), nil
 	}

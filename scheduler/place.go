@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/funcd/funcd/api"
@@ -9,19 +10,42 @@ import (
 
 // place finds the call a container: a slot that waits, or one that is started for it. started tells that one may have been started before.
 func (r *run) place(ctx context.Context, started bool) error {
-	if err := r.link(ctx); err != nil {
-		return err
-	}
 	if !started {
 		if err := r.awaitRoom(ctx); err != nil {
 			return err
 		}
+	}
+	if err := r.refresh(ctx); err != nil {
+		return err
+	}
+	if err := r.link(ctx); err != nil {
+		return err
+	}
+	if !started {
 		if ok, err := r.findSlot(ctx); ok || err != nil {
 			return err
 		}
 	}
 	r.used("")
 	return r.dispatch(ctx)
+}
+
+// errRemoved is why a call is given no container.
+var errRemoved = errors.New("the function was removed")
+
+// refresh takes the function as it is now, as its job is: the call may have waited for hours. The error is errRemoved, or of code Unavailable.
+func (r *run) refresh(ctx context.Context) error {
+	function, err := r.s.cfg.Functions.ByID(ctx, r.call.Account, r.call.Name, r.call.Function)
+	if api.CodeOf(err) == api.NotFound {
+		return errRemoved
+	}
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.function = &function
+	return nil
 }
 
 // roomPause is how often a call looks whether there is room for its result.
@@ -52,7 +76,8 @@ const reuseTime = 300 * time.Millisecond
 
 // findSlot gives the call to a slot. ok is false if it is to have a container of its own.
 func (r *run) findSlot(ctx context.Context) (ok bool, err error) {
-	extensions, err := r.function.Function.Extensions()
+	function := r.definition()
+	extensions, err := function.Function.Extensions()
 	if err != nil {
 		return false, err
 	}
@@ -72,7 +97,7 @@ func (r *run) findSlot(ctx context.Context) (ok bool, err error) {
 		case ready == nil:
 			// It looks once more from here on, so that a slot that became free meanwhile is not missed.
 			var known bool
-			if ready, known, stop = r.s.cfg.Slots.NextReady(r.function.ID); !known {
+			if ready, known, stop = r.s.cfg.Slots.NextReady(function.ID); !known {
 				return false, nil
 			}
 			continue
@@ -100,9 +125,11 @@ const confirmTime = time.Second
 
 // claim gives the call to a free slot. ok is false if the slot has not confirmed it, or, with an empty slot, if there is none.
 func (r *run) claim(ctx context.Context) (slot api.Slot, ok bool, err error) {
-	assignment := r.assignment()
+	r.mu.Lock()
+	assignment, revision := r.assignment(), r.function.Revision
+	r.mu.Unlock()
 	assignment.Confirm = true
-	slot, err = r.s.cfg.Slots.ClaimSlot(ctx, r.function.Revision, assignment, r.call.Payload)
+	slot, err = r.s.cfg.Slots.ClaimSlot(ctx, revision, assignment, r.call.Payload)
 	if api.CodeOf(err) == api.NotFound {
 		return api.Slot{}, false, nil
 	}
@@ -144,11 +171,14 @@ func (r *run) dispatch(ctx context.Context) error {
 	const first, most = 200 * time.Millisecond, 5 * time.Second
 	registered := false
 	for wait := first; ; wait = min(2*wait, most) {
-		job, err := r.s.cfg.Cluster.Dispatch(ctx, r.function.Account, r.function.Function.Name, r.call.ID, r.starts())
+		job, err := r.s.cfg.Cluster.Dispatch(ctx, r.call.Account, r.call.Name, r.call.ID, r.starts())
 		if api.CodeOf(err) == api.NotFound && !registered {
 			// The cluster has lost the function's job, or a server died before it was registered.
 			registered = true
-			if err = r.s.cfg.Cluster.Register(ctx, r.function); err == nil {
+			if err := r.refresh(ctx); err != nil {
+				return err
+			}
+			if err = r.s.cfg.Cluster.Register(ctx, r.definition()); err == nil {
 				continue
 			}
 		}

@@ -118,7 +118,7 @@ func (r *run) expiry() <-chan time.Time {
 // has left the queue.
 func (r *run) expire(ctx context.Context) (done bool, err error) {
 	r.mu.Lock()
-	rec, job := r.rec, r.job
+	rec, job, slot := r.rec, r.job, r.slot
 	if rec.State != api.Pending {
 		r.mu.Unlock()
 		return false, nil
@@ -135,7 +135,7 @@ func (r *run) expire(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	r.s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(rec.State), Message: rec.Message})
-	if job != "" && !r.slot {
+	if job != "" && !slot {
 		if err := r.s.cfg.Cluster.Stop(ctx, job); err != nil {
 			r.log.Warn("the container of an expired call may still start", "job", job, "error", err)
 		}

@@ -18,8 +18,7 @@ type run struct {
 	call *api.Call
 	log  *slog.Logger
 
-	function *api.Definition // from start on
-	attempt  int             // as the record's Attempts were then
+	attempt int // as the record's Attempts were at the start
 
 	// wanted ends when the call is cancelled, or the server stops.
 	wanted   context.Context
@@ -29,7 +28,11 @@ type run struct {
 	enforced bool          // its container was told to stop, as its time is over
 	final    bool          // what has become of the container is not to be tried again
 
-	mu      sync.Mutex
+	mu       sync.Mutex
+	function *api.Definition // as it was when the call's container was started, or is to be
+	outdated bool            // a container was turned away as the function was updated after its start
+	behind   time.Time       // since when a container waits for this server to hear of an update
+
 	job     string   // of the container that the call is meant for, empty while there is none
 	slot    bool     // job is that of a slot, which has the payload already
 	claimed string   // the slot's allocation
@@ -187,11 +190,13 @@ func (r *run) execute(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.mu.Lock()
 	r.function = &function
+	r.mu.Unlock()
 	// A call that was adopted may end at any moment, by a report: what counts here is what it was found as.
 	adopted := rec.State == api.Running
 	if adopted {
-		r.job = rec.Job
+		r.job = rec.Job // nobody else knows the run yet
 		close(r.taken)
 		r.log.Info("a running call was adopted", "job", r.job)
 		if !rec.Cancelled.IsZero() {
@@ -244,7 +249,7 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 	defer func() { stopWatching() }()
 	// Most calls that have taken a slot end before the cluster could say anything of it.
 	watch := time.NewTimer(0)
-	if r.slot {
+	if _, slot := r.container(); slot {
 		watch.Reset(watchAfter)
 	}
 	defer watch.Stop()
@@ -284,7 +289,8 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 			}
 			deadline = again
 		case <-watch.C:
-			updates, stopWatching = r.s.cfg.Cluster.Watch(ctx, r.function, r.job)
+			job, _ := r.container()
+			updates, stopWatching = r.s.cfg.Cluster.Watch(ctx, r.definition(), job)
 		case <-pressing:
 			// One slot is given up each time, until the call has a place.
 			r.s.cfg.Slots.SlotPressure()
@@ -352,10 +358,25 @@ func (r *run) abandon(ctx context.Context, code api.Code, message string) error 
 	if err != nil || !failed {
 		return err // a container that has reported may serve the next call already
 	}
-	if err := r.s.cfg.Cluster.Stop(ctx, r.job); err != nil {
-		r.log.Warn("the container of an ended call may still run", "job", r.job, "error", err)
+	job, _ := r.container()
+	if err := r.s.cfg.Cluster.Stop(ctx, job); err != nil {
+		r.log.Warn("the container of an ended call may still run", "job", job, "error", err)
 	}
 	return nil
+}
+
+// container returns the job of the container that the call is meant for, empty while there is none, and whether it is a slot's.
+func (r *run) container() (job string, slot bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.job, r.slot
+}
+
+// definition returns the function as the call is to be executed.
+func (r *run) definition() *api.Definition {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.function
 }
 
 func (r *run) timeoutMessage() string {

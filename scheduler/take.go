@@ -48,6 +48,11 @@ func (r *run) give(ctx context.Context, allocation api.Allocation) (*api.Assignm
 	if r.slot && !allocation.Slot {
 		return nil, nil, api.Errorf(api.NotFound, "the call is not offered yet")
 	}
+	if !allocation.Slot {
+		if err := r.suits(ctx, &allocation); err != nil {
+			return nil, nil, err
+		}
+	}
 	if err := r.relink(ctx); err != nil {
 		return nil, nil, err
 	}
@@ -75,6 +80,41 @@ func (r *run) give(ctx context.Context, allocation api.Allocation) (*api.Assignm
 		return r.assignment(), r.payload(&allocation), nil
 	}
 	return nil, nil, api.Errorf(api.Conflict, "the call is another container's, or over")
+}
+
+// behindTime is how long a container waits for a server to hear of the update of which the container is.
+const behindTime = 10 * time.Second
+
+// suits returns nil if a container that was started for the call may have it. One that was given up may not, as when its node is back: the call has another. And what is
+// to be run must be of the container's image: the function may have been updated before its start, or in the moment after it. A container of the function as it was is turned
+// away once, and the next one is of the update. r.mu is held.
+func (r *run) suits(ctx context.Context, allocation *api.Allocation) error {
+	if allocation.Dispatch != "" && allocation.Dispatch != r.job {
+		return api.Errorf(api.Conflict, "the call has another container")
+	}
+	if allocation.Revision == 0 || allocation.Revision == r.function.Revision {
+		return nil
+	}
+	function, err := r.s.cfg.Functions.ByID(ctx, r.call.Account, r.call.Name, r.call.Function)
+	switch {
+	case api.CodeOf(err) == api.NotFound:
+		return api.Wrap(api.Conflict, err, "the function was removed")
+	case err != nil:
+		return err
+	case function.Revision < allocation.Revision && r.behind.IsZero():
+		r.behind = time.Now()
+		fallthrough
+	case function.Revision < allocation.Revision && time.Since(r.behind) < behindTime:
+		return api.Errorf(api.NotFound, "the function's update is not known here yet")
+	case function.Revision < allocation.Revision:
+		return api.Errorf(api.Conflict, "the container is of an update that is not known")
+	}
+	r.function = &function
+	if function.Revision == allocation.Revision || r.outdated {
+		return nil
+	}
+	r.outdated = true
+	return api.Errorf(api.Conflict, "the function was updated after the start of the container")
 }
 
 // given notes that a container has the call. r.mu is held.
