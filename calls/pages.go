@@ -23,7 +23,7 @@ const (
 type pages struct {
 	s       *Store
 	stream  jetstream.Stream
-	subject string // of the messages; may have wildcards
+	subject string        // of the messages; may have wildcards
 	time    time.Duration // pageTime
 	inbox   string
 	answers chan *nats.Msg
