@@ -59,6 +59,10 @@ func (s *Store) pullTime() jetstream.PullExpiry {
 	return jetstream.PullExpiry(max(s.cfg.Lease/2, least))
 }
 
+// pullBytes bounds the messages of one request, which is then made again. NATS cuts a connection that has tens of megabytes to take, as a quota of large payloads would
+// be, and what was on its way waits for its lease.
+const pullBytes = 2 * maxMessage
+
 // Consume starts to deliver the account's calls. At any time at most quota calls of the account are delivered and not Done, on all servers
 // together. deliver is called from one goroutine and must not block. stop returns when it will not be called any more, which it may be once
 // more for each call that is on its way; it may be called more than once.
@@ -130,7 +134,7 @@ func (s *Store) consume(ctx context.Context, q *anchored, config func() jetstrea
 		if err != nil {
 			return nil, err
 		}
-		return consumer.Consume(handle, jetstream.PullMaxMessages(most), s.pullTime(), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+		return consumer.Consume(handle, jetstream.PullMaxMessagesWithBytesLimit(most, pullBytes), s.pullTime(), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 			log.Debug("consuming a queue", "error", err)
 		}))
 	}

@@ -85,29 +85,40 @@ const lookPeriod = time.Second
 func (s *Store) watchDisk(ctx context.Context) {
 	tick := time.NewTicker(lookPeriod)
 	defer tick.Stop()
+	closed := ""
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if !s.disk.troubled.Swap(false) {
-			continue
-		}
-		failed := writeError(s.server.Healthz(&server.HealthzOptions{Details: true}))
-		if failed == "" {
-			continue
-		}
-		if err := s.disk.room(); err != nil {
-			s.disk.troubled.Store(true)
-			continue
-		}
-		s.log.Warn("the store of calls is opened again, as it could not be written", "error", failed)
-		if err := s.reopen(); err != nil {
-			s.disk.troubled.Store(true)
-			s.log.Error("the store of calls is not open", "error", err)
+		if s.disk.troubled.Swap(false) {
+			closed = s.mend(closed)
 		}
 	}
+}
+
+// mend opens the store again if a stream could not be written, or if closed tells why it could not be opened the last time: what is half open says nothing of its streams.
+// It returns why it could not be this time.
+func (s *Store) mend(closed string) string {
+	failed := closed
+	if failed == "" {
+		failed = writeError(s.server.Healthz(&server.HealthzOptions{Details: true}))
+	}
+	if failed == "" {
+		return ""
+	}
+	if err := s.disk.room(); err != nil {
+		s.disk.troubled.Store(true)
+		return closed
+	}
+	s.log.Warn("the store of calls is opened again, as it could not be written", "error", failed)
+	if err := s.reopen(); err != nil {
+		s.disk.troubled.Store(true)
+		s.log.Error("the store of calls is not open", "error", err)
+		return err.Error()
+	}
+	return ""
 }
 
 // writeError returns why a stream could not be written, and nothing if each can be. A stream that is being made or removed is unhealthy in another way.

@@ -2,7 +2,10 @@ package calls
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/stretchr/testify/require"
@@ -53,4 +56,21 @@ func TestOnlyAWriteErrorOpensTheStoreAgain(t *testing.T) {
 	require.Empty(t, writeError(health), "it is being made")
 	health.Errors = append(health.Errors, server.HealthzError{Error: "JetStream stream 'a > c' write error: no space left on device"})
 	require.Contains(t, writeError(health), "'a > c'")
+}
+
+// The disk may be full again in that moment.
+func TestAStoreThatCouldNotBeOpenedAgainIsLater(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "store")
+	s := openStore(t, Config{Dir: dir})
+	enqueue(t, s, "f", 0, 1)
+	require.NoError(t, os.Rename(dir, dir+".away"))
+	require.NoError(t, os.WriteFile(dir, nil, 0o600)) // nothing can be made in it
+	closed := s.mend("write error")
+	require.NotEmpty(t, closed)
+	require.NoError(t, os.Remove(dir))
+	require.NoError(t, os.Rename(dir+".away", dir))
+	require.Empty(t, s.mend(closed))
+	require.Eventually(t, func() bool { return s.Ping(t.Context()) == nil }, patience, time.Millisecond)
+	next(t, consume(t, s, 1), 0)
 }

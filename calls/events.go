@@ -27,14 +27,15 @@ func (s *Store) events(ctx context.Context, function string) (*anchored, error) 
 			MaxBytes:    s.cfg.LogBytes,
 			AllowDirect: s.direct(),
 			// A line of a log may be lost with the power; a call may not, and would wait for the log.
-			PersistMode: s.asyncIfSingle(),
+			PersistMode: s.asyncIfEmbedded(),
 		}
 	})
 }
 
-// asyncIfSingle is the mode of a stream that need not be on disk at once. JetStream has it for streams without replicas only.
-func (s *Store) asyncIfSingle() jetstream.PersistModeType {
-	if s.cfg.Replicas > 1 {
+// asyncIfEmbedded is the mode of a stream that need not be on disk at once. JetStream has it for streams without replicas only, and can't change it: one of a NATS cluster
+// may get replicas later.
+func (s *Store) asyncIfEmbedded() jetstream.PersistModeType {
+	if s.server == nil {
 		return jetstream.DefaultPersistMode
 	}
 	return jetstream.AsyncPersistMode

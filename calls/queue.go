@@ -128,6 +128,18 @@ func (s *Store) Queued(ctx context.Context, account, function, call string) (*ap
 	return decodeCall(msg.Data)
 }
 
+// errNoLeader is why it is not known what a stream holds.
+var errNoLeader = errors.New("the stream has no leader")
+
+// subjectsOf is the stream's Info with the subjects that match, as its leader tells it. While there is none any replica answers, as far as it has heard.
+func subjectsOf(ctx context.Context, stream jetstream.Stream, subject string) (*jetstream.StreamInfo, error) {
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subject))
+	if err == nil && info.Cluster != nil && info.Cluster.Leader == "" {
+		return nil, errNoLeader
+	}
+	return info, err
+}
+
 // IsQueued tells whether a call waits in the queue or is being executed. It does not read the payload. The error is of code Unavailable.
 func (s *Store) IsQueued(ctx context.Context, account, function, call string) (bool, error) {
 	if err := checkIDs(function, call); err != nil {
@@ -142,7 +154,7 @@ func (s *Store) IsQueued(ctx context.Context, account, function, call string) (b
 	asked := make(chan struct{})
 	go func() { // reading the answer takes a deep stack, which each of the thousands who ask before they wait would keep
 		defer close(asked)
-		info, err = q.Info(ctx, jetstream.WithSubjectFilter(subject))
+		info, err = subjectsOf(ctx, q, subject)
 	}()
 	<-asked
 	if err != nil {
@@ -194,7 +206,7 @@ func (s *Store) CallsInFlight(ctx context.Context, account, function string) ([]
 	if err != nil {
 		return nil, err
 	}
-	info, err := q.Info(ctx, jetstream.WithSubjectFilter("queue."+account+".*."+function+".>"))
+	info, err := subjectsOf(ctx, q, "queue."+account+".*."+function+".>")
 	if err != nil {
 		return nil, unavailable(err)
 	}

@@ -210,6 +210,24 @@ func TestReturn(t *testing.T) {
 	next(t, deliveries, 1)
 }
 
+func TestManyLargePayloadsAreDeliveredOnce(t *testing.T) {
+	t.Parallel()
+	const total = 150
+	s := openStore(t, Config{})
+	for i := range total {
+		call := newCall("f", i)
+		call.Payload = make([]byte, 1<<20)
+		require.NoError(t, s.Enqueue(t.Context(), call))
+	}
+	deliveries := consume(t, s, total)
+	for i := range total {
+		next(t, deliveries, i)
+	}
+	requirePending(t, s, total, 0)
+	require.Empty(t, deliveries)
+	require.Zero(t, s.nc.Stats().Reconnects, "the connection of the server to its queue was cut")
+}
+
 func TestALeaseThatEndsIsDeliveredAgain(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, Config{Lease: 200 * time.Millisecond})

@@ -44,7 +44,7 @@ func (s *Store) RemoveFunction(ctx context.Context, function string) error {
 func (s *Store) removeCallbacks(ctx context.Context, function string) error {
 	all := callbackSubject("*", function, "*")
 	return s.eachStream(ctx, all, func(stream jetstream.Stream) error {
-		info, err := stream.Info(ctx, jetstream.WithSubjectFilter(all))
+		info, err := subjectsOf(ctx, stream, all)
 		if err != nil {
 			return err
 		}

@@ -143,7 +143,7 @@ func (s *Store) readStates(ctx context.Context) (young bool, err error) {
 		if err != nil {
 			return false, unavailable(err)
 		}
-		info, err := q.Info(ctx, jetstream.WithSubjectFilter(queueSubject(account, "*", "*")))
+		info, err := subjectsOf(ctx, q, queueSubject(account, "*", "*"))
 		if err != nil {
 			return false, unavailable(err)
 		}
