@@ -60,6 +60,7 @@ type Client struct {
 	log      *slog.Logger
 	nomad    *nomad.Client
 	identity identities
+	renewal  time.Duration          // renewTime
 	upkeep   *rate.Limiter          // of what is done to jobs without anyone waiting for it
 	cluster  atomic.Pointer[string] // see SetCluster
 
@@ -103,6 +104,7 @@ func New(cfg Config) (*Client, error) {
 		nomad:    client,
 		watches:  map[string]map[*watch]struct{}{},
 		identity: identities{seen: seen},
+		renewal:  renewTime,
 		upkeep:   rate.NewLimiter(rate.Limit(cfg.PurgeRate), cfg.PurgeRate),
 	}, nil
 }

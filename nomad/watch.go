@@ -60,8 +60,10 @@ func (c *Client) Run(ctx context.Context) {
 func (c *Client) run(ctx context.Context, namespace string) {
 	const first, most = 100 * time.Millisecond, 10 * time.Second
 	wait, down := first, false
+	// Nomad has no events for the allocations of a job that was purged: those are asked for until they have ended.
+	deregistered := map[string]struct{}{}
 	for ctx.Err() == nil {
-		err := c.follow(ctx, namespace, func() {
+		err := c.follow(ctx, namespace, deregistered, func() {
 			if down {
 				c.log.Info("Nomad answers again", "namespace", namespace)
 			}
@@ -69,6 +71,9 @@ func (c *Client) run(ctx context.Context, namespace string) {
 		})
 		if ctx.Err() != nil {
 			return
+		}
+		if err == nil {
+			continue
 		}
 		if !down {
 			c.log.Warn("Nomad's events are not followed, trying again", "namespace", namespace, "error", err)
@@ -82,7 +87,12 @@ func (c *Client) run(ctx context.Context, namespace string) {
 	}
 }
 
-func (c *Client) follow(ctx context.Context, namespace string, connected func()) error {
+// renewTime is how long one connection to the events is used. A Nomad server that is frozen, behind a load balancer, says nothing more on it and does not end it.
+const renewTime = 2 * time.Minute
+
+// follow follows the events of a namespace over one connection, until that ends, and notes which jobs were deregistered. It returns nil when the connection is to be
+// replaced by another.
+func (c *Client) follow(ctx context.Context, namespace string, deregistered map[string]struct{}, connected func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	topics := map[nomad.Topic][]string{nomad.TopicAllocation: {"*"}, nomad.TopicEvaluation: {"*"}, nomad.TopicJob: {"*"}}
@@ -104,10 +114,10 @@ func (c *Client) follow(ctx context.Context, namespace string, connected func())
 		}
 	}
 	connected()
-	// Nomad has no events for the allocations of a job that was purged: those are asked for until they have ended.
-	deregistered := map[string]struct{}{}
 	ask := time.NewTicker(purgedInterval)
 	defer ask.Stop()
+	renew := time.NewTimer(c.renewal)
+	defer renew.Stop()
 	for {
 		select {
 		case events, ok := <-stream:
@@ -124,6 +134,8 @@ func (c *Client) follow(ctx context.Context, namespace string, connected func())
 					deregistered[e.Key] = struct{}{}
 				}
 			}
+		case <-renew.C:
+			return nil
 		case <-ask.C:
 			for job := range deregistered {
 				if !c.watched(job) {

@@ -116,6 +116,20 @@ func TestWatchFollows(t *testing.T) {
 	require.Empty(t, other, "it is not its job")
 }
 
+// A server that is frozen says nothing, and does not end the connection.
+func TestWatchHearsOfWhatASilentServerKeeps(t *testing.T) {
+	t.Parallel()
+	f, c := newFake(t)
+	c.renewal = 100 * time.Millisecond
+	follow(t, f, c)
+	updates, stop := c.Watch(t.Context(), testDefinition(), testJob)
+	defer stop()
+	f.set(func() { f.allocations = []*nomad.AllocationListStub{allocationStub("a1", 11, "lost")} })
+	require.True(t, read(t, updates).Ended)
+	nextStream(t, f)
+	nextStream(t, f)
+}
+
 func TestWatchIgnoresWhatIsOlder(t *testing.T) {
 	t.Parallel()
 	_, c := newFake(t)
