@@ -26,6 +26,7 @@ type disk struct {
 	reserve   int64        // bytes that new calls leave free; 0 for none
 	coming    atomic.Int64 // bytes of calls that are being written
 	troubled  atomic.Bool  // the embedded server has told of an error since it was last looked at
+	closed    string       // why the store could not be opened the last time
 	available func(dir string) (int64, error)
 }
 
@@ -85,40 +86,45 @@ const lookPeriod = time.Second
 func (s *Store) watchDisk(ctx context.Context) {
 	tick := time.NewTicker(lookPeriod)
 	defer tick.Stop()
-	closed := ""
+	failed := func() string { return writeError(s.server.Healthz(&server.HealthzOptions{Details: true})) }
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if s.disk.troubled.Swap(false) {
-			closed = s.mend(closed)
+		switch why, err := s.disk.mend(failed, s.reopen); {
+		case err != nil:
+			s.log.Error("the store of calls is not open", "error", err)
+		case why != "":
+			s.log.Warn("the store of calls was opened again, as it could not be written", "error", why)
 		}
 	}
 }
 
-// mend opens the store again if a stream could not be written, or if closed tells why it could not be opened the last time: what is half open says nothing of its streams.
-// It returns why it could not be this time.
-func (s *Store) mend(closed string) string {
-	failed := closed
-	if failed == "" {
-		failed = writeError(s.server.Healthz(&server.HealthzOptions{Details: true}))
+// mend has the store opened again if there was an error, a stream could not be written, as failed tells, and there is room. It returns why it was, empty if it was not.
+// One that could not be opened the last time is half open, and says nothing of its streams: that is tried again.
+func (d *disk) mend(failed func() string, reopen func() error) (why string, err error) {
+	if !d.troubled.Swap(false) {
+		return "", nil
 	}
-	if failed == "" {
-		return ""
+	if why = d.closed; why == "" {
+		why = failed()
 	}
-	if err := s.disk.room(); err != nil {
-		s.disk.troubled.Store(true)
-		return closed
+	if why == "" {
+		return "", nil
 	}
-	s.log.Warn("the store of calls is opened again, as it could not be written", "error", failed)
-	if err := s.reopen(); err != nil {
-		s.disk.troubled.Store(true)
-		s.log.Error("the store of calls is not open", "error", err)
-		return err.Error()
+	if d.room() != nil {
+		d.troubled.Store(true)
+		return "", nil
 	}
-	return ""
+	if err := reopen(); err != nil {
+		d.troubled.Store(true)
+		d.closed = err.Error()
+		return "", err
+	}
+	d.closed = ""
+	return why, nil
 }
 
 // writeError returns why a stream could not be written, and nothing if each can be. A stream that is being made or removed is unhealthy in another way.

@@ -2,10 +2,7 @@ package calls
 
 import (
 	"errors"
-	"os"
-	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/stretchr/testify/require"
@@ -58,19 +55,37 @@ func TestOnlyAWriteErrorOpensTheStoreAgain(t *testing.T) {
 	require.Contains(t, writeError(health), "'a > c'")
 }
 
-// The disk may be full again in that moment.
-func TestAStoreThatCouldNotBeOpenedAgainIsLater(t *testing.T) {
+func TestAStoreIsOpenedAgainAfterItCouldNotBe(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "store")
-	s := openStore(t, Config{Dir: dir})
-	enqueue(t, s, "f", 0, 1)
-	require.NoError(t, os.Rename(dir, dir+".away"))
-	require.NoError(t, os.WriteFile(dir, nil, 0o600)) // nothing can be made in it
-	closed := s.mend("write error")
-	require.NotEmpty(t, closed)
-	require.NoError(t, os.Remove(dir))
-	require.NoError(t, os.Rename(dir+".away", dir))
-	require.Empty(t, s.mend(closed))
-	require.Eventually(t, func() bool { return s.Ping(t.Context()) == nil }, patience, time.Millisecond)
-	next(t, consume(t, s, 1), 0)
+	free, unwritten, opened, failure := int64(1000), "", 0, error(nil)
+	d := &disk{reserve: 900, available: func(string) (int64, error) { return free, nil }}
+	mend := func() (string, error) {
+		return d.mend(func() string { return unwritten }, func() error {
+			opened++
+			return failure
+		})
+	}
+	requireMended := func(times int, why string) {
+		t.Helper()
+		got, err := mend()
+		require.NoError(t, err)
+		require.Equal(t, why, got)
+		require.Equal(t, times, opened)
+	}
+	requireMended(0, "")
+	d.troubled.Store(true) // by another error
+	requireMended(0, "")
+	unwritten = "write error"
+	requireMended(0, "") // nobody has said so
+	free = 100
+	d.troubled.Store(true)
+	requireMended(0, "")
+	free = 1000
+	failure = errors.New("full again")
+	_, err := mend()
+	require.ErrorIs(t, err, failure)
+	unwritten, failure = "", nil // what is half open has no streams
+	requireMended(2, "full again")
+	d.troubled.Store(true)
+	requireMended(2, "")
 }

@@ -48,6 +48,24 @@ func (r *run) find(ctx context.Context, started bool) (left bool, err error) {
 	return false, nil
 }
 
+// silentTime is how long a container runs before it must have asked for its call. It asks at once, and again within a minute where a server was silent.
+const silentTime = 3 * time.Minute
+
+// giveUpSilent gives up a container that runs, as the cluster says, and does not ask for its call: Nomad may have forgotten it, as when its client was killed before it had
+// told of the container's end, or nothing reaches it. The call gets another after the pause, or has ended and left the queue, if done says so, or was taken after all.
+func (r *run) giveUpSilent(ctx context.Context) (pause time.Duration, done bool, err error) {
+	const silent = "the container runs and does not ask for its call"
+	pause, err = r.another(ctx, api.JobStatus{Ended: true, Another: true, Message: silent})
+	if pause > 0 || err != nil {
+		return pause, false, err
+	}
+	if _, slot := r.container(); slot {
+		return 0, false, nil
+	}
+	done, err = r.endWaiting(ctx, silent)
+	return 0, done, err
+}
+
 // starts is the number of the container that the call has, or is to get.
 func (r *run) starts() int {
 	r.mu.Lock()

@@ -193,3 +193,60 @@ func TestManyContainersMayBeStarted(t *testing.T) {
 		k.requireFailed(call, api.CallFailed, "Docker is away")
 	})
 }
+
+// Nomad says that it runs, and has forgotten it.
+func TestAContainerThatDoesNotAskIsGivenUp(t *testing.T) {
+	t.Run("for another", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, k *stack) {
+			call := k.submit()
+			k.cluster.say(api.JobStatus{Job: k.job(call), Allocation: "alloc-1", Running: true})
+			time.Sleep(silentTime - time.Second)
+			k.cluster.say(api.JobStatus{Job: k.job(call), Allocation: "alloc-1", Node: "n1", Running: true})
+			synctest.Wait()
+			require.Empty(t, k.stopped())
+			time.Sleep(time.Second)
+			synctest.Wait()
+			require.Equal(t, []string{k.job(call)}, k.stopped())
+			require.Equal(t, "the container runs and does not ask for its call", k.record(call).Message)
+			time.Sleep(firstPause)
+			synctest.Wait()
+			_, err := k.takeAs(2, call, k.job(call)+"-1", 1)
+			require.NoError(t, err)
+			require.NoError(t, k.report(2, call, 0, "out"))
+			k.requireFinished(call, "out")
+		})
+	})
+	t.Run("for the last time", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, k *stack) {
+			call := k.submit()
+			for n := range testStarts {
+				job := k.job(call)
+				if n > 0 {
+					job = fmt.Sprintf("%s-%d", job, n)
+				}
+				k.cluster.say(api.JobStatus{Job: job, Allocation: fmt.Sprintf("alloc-%d", n), Running: true})
+				time.Sleep(silentTime + mostPause)
+				synctest.Wait()
+			}
+			k.requireFailed(call, api.CallFailed, "the container runs and does not ask for its call")
+			require.Len(t, k.stopped(), testStarts)
+			require.Empty(t, k.waiting())
+		})
+	})
+	t.Run("not once it has the call", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, k *stack) {
+			k.d.Function.Timeout = 3600
+			call := k.submit()
+			k.cluster.say(api.JobStatus{Job: k.job(call), Allocation: "alloc-1", Running: true})
+			time.Sleep(time.Second)
+			_, err := k.takeAs(1, call, k.job(call), 1)
+			require.NoError(t, err)
+			k.cluster.say(api.JobStatus{Job: k.job(call), Allocation: "alloc-1", Node: "n1", Running: true})
+			time.Sleep(2 * silentTime)
+			synctest.Wait()
+			require.Empty(t, k.stopped())
+			require.NoError(t, k.report(1, call, 0, "out"))
+			k.requireFinished(call, "out")
+		})
+	})
+}

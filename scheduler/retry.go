@@ -117,14 +117,18 @@ func (r *run) expiry() <-chan time.Time {
 // expire ends a call that has waited for too long, and the container that was started for it, unless that has just taken it. done tells that it
 // has left the queue.
 func (r *run) expire(ctx context.Context) (done bool, err error) {
+	return r.endWaiting(ctx, fmt.Sprintf("expired in the queue: it has waited for %s", r.call.Options.MaxAge))
+}
+
+// endWaiting ends a call that has not been taken, and the container that was started for it. done tells that it has left the queue: it may just have been taken.
+func (r *run) endWaiting(ctx context.Context, message string) (done bool, err error) {
 	r.mu.Lock()
 	rec, job, slot := r.rec, r.job, r.slot
 	if rec.State != api.Pending {
 		r.mu.Unlock()
 		return false, nil
 	}
-	rec.State, rec.Code, rec.Ended = api.Failed, api.CallFailed, time.Now()
-	rec.Message = fmt.Sprintf("expired in the queue: it has waited for %s", rec.Options.MaxAge)
+	rec.State, rec.Code, rec.Message, rec.Ended = api.Failed, api.CallFailed, message, time.Now()
 	// Whoever takes it waits for the lock: it is too late then.
 	version, err := r.s.cfg.Records.SaveRecord(ctx, rec, r.version)
 	if err == nil {
@@ -137,7 +141,7 @@ func (r *run) expire(ctx context.Context) (done bool, err error) {
 	r.s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(rec.State), Message: rec.Message})
 	if job != "" && !slot {
 		if err := r.s.cfg.Cluster.Stop(ctx, job); err != nil {
-			r.log.Warn("the container of an expired call may still start", "job", job, "error", err)
+			r.log.Warn("the container of a call that has ended may still start", "job", job, "error", err)
 		}
 	}
 	return true, r.leave(ctx)

@@ -254,7 +254,12 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 	}
 	defer watch.Stop()
 	taken, expiry := (<-chan struct{})(r.taken), r.expiry()
-	var deadline, pressing, placing, stopping <-chan time.Time
+	var deadline, pressing, placing, stopping, silence <-chan time.Time
+	next := func(pause time.Duration) { // the call gets another container after the pause
+		stopWatching()
+		updates, stopWatching = nil, func() {}
+		pressing, silence, placing = nil, nil, time.After(pause)
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -274,7 +279,7 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 				return err
 			}
 		case <-taken:
-			taken, expiry = nil, nil
+			taken, expiry, silence = nil, nil, nil
 			// One that was adopted may have ended in time, long ago: its result has waited for a server, and comes now.
 			deadline = time.After(max(time.Until(r.latestEnd()), overtime))
 		case <-r.replaced:
@@ -301,6 +306,15 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 				return err
 			}
 			watch.Reset(0)
+		case <-silence:
+			silence = nil
+			pause, done, err := r.giveUpSilent(ctx)
+			if done || err != nil {
+				return err
+			}
+			if pause > 0 {
+				next(pause)
+			}
 		case status := <-updates:
 			if r.retried() {
 				continue // what it says is of the attempt before
@@ -308,10 +322,11 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 			if pause, err := r.another(ctx, status); err != nil {
 				return err
 			} else if pause > 0 {
-				stopWatching()
-				updates, stopWatching = nil, func() {}
-				pressing, placing = nil, time.After(pause)
+				next(pause)
 				continue
+			}
+			if status.Running && taken != nil && silence == nil {
+				silence = time.After(silentTime)
 			}
 			pressing = nil
 			if status.Waiting != "" && !status.PortTaken { // no slot holds a port

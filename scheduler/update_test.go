@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,9 +55,10 @@ func TestACallHasTheCommandOfItsContainersImage(t *testing.T) {
 	})
 	t.Run("updated while there is no room for its result", func(t *testing.T) {
 		inBubble(t, func(t *testing.T, k *stack) {
-			full := true
+			var full atomic.Bool
+			full.Store(true)
 			k.s.cfg.ResultRoom = func() error {
-				if full {
+				if full.Load() {
 					return api.Errorf(api.Unavailable, "full")
 				}
 				return nil
@@ -64,7 +66,7 @@ func TestACallHasTheCommandOfItsContainersImage(t *testing.T) {
 			call := k.submit()
 			k.updated()
 			time.Sleep(time.Hour)
-			full = false
+			full.Store(false)
 			time.Sleep(2 * roomPause)
 			synctest.Wait()
 			a, err := k.takeAs(1, call, k.job(call), 2)
