@@ -35,6 +35,7 @@ type fakeNomad struct {
 	body        string
 	requests    []string
 	streams     chan *stream // each connection to the event stream
+	mute        int          // so many of them are not answered
 }
 
 // stream is one connection to the event stream.
@@ -73,8 +74,13 @@ func (f *fakeNomad) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (f *fakeNomad) serveStream(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
-	status := f.status
+	status, mute := f.status, f.mute > 0
+	f.mute--
 	f.mu.Unlock()
+	if mute {
+		<-r.Context().Done()
+		return
+	}
 	if status != 0 {
 		http.Error(w, f.body, status)
 		return

@@ -96,7 +96,11 @@ func (c *Client) follow(ctx context.Context, namespace string, deregistered map[
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	topics := map[nomad.Topic][]string{nomad.TopicAllocation: {"*"}, nomad.TopicEvaluation: {"*"}, nomad.TopicJob: {"*"}}
+	begins := time.AfterFunc(c.cfg.Timeout, cancel) // it answers at once, if it does
 	stream, err := c.nomad.EventStream().Stream(ctx, topics, 0, &nomad.QueryOptions{Namespace: namespace})
+	if !begins.Stop() {
+		err = errors.Join(errors.New("the stream of events did not begin"), err)
+	}
 	if err != nil {
 		return err
 	}

@@ -130,6 +130,15 @@ func TestWatchHearsOfWhatASilentServerKeeps(t *testing.T) {
 	nextStream(t, f)
 }
 
+// It may take a connection and answer nothing, too.
+func TestWatchIsNotHeldUpByAServerThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	f, c := newFake(t)
+	c.cfg.Timeout = 100 * time.Millisecond
+	f.set(func() { f.mute = 1 })
+	follow(t, f, c)
+}
+
 func TestWatchIgnoresWhatIsOlder(t *testing.T) {
 	t.Parallel()
 	_, c := newFake(t)

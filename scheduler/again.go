@@ -51,6 +51,16 @@ func (r *run) find(ctx context.Context, started bool) (left bool, err error) {
 // silentTime is how long a container runs before it must have asked for its call. It asks at once, and again within a minute where a server was silent.
 const silentTime = 3 * time.Minute
 
+// untilSilent comes when the container has been silent for silentTime. It is nil if it has.
+func (r *run) untilSilent() <-chan time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if left := silentTime - time.Since(r.asked); left > 0 { // it can't be given the call: a service of its links is not known, or the store is away
+		return time.After(left)
+	}
+	return nil
+}
+
 // giveUpSilent gives up a container that runs, as the cluster says, and does not ask for its call: Nomad may have forgotten it, as when its client was killed before it had
 // told of the container's end, or nothing reaches it. The call gets another after the pause, or has ended and left the queue, if done says so, or was taken after all.
 func (r *run) giveUpSilent(ctx context.Context) (pause time.Duration, done bool, err error) {
@@ -90,7 +100,7 @@ func (r *run) another(ctx context.Context, status api.JobStatus) (pause time.Dur
 		return 0, err
 	}
 	last := r.job
-	r.rec, r.version, r.job = rec, version, ""
+	r.rec, r.version, r.job, r.behind = rec, version, "", time.Time{}
 	r.s.event(ctx, rec.Function, api.Event{CallID: rec.CallID, Event: string(api.Pending), Message: rec.Message})
 	// Nomad may have replaced it already.
 	if err := r.s.cfg.Cluster.Stop(ctx, last); err != nil {

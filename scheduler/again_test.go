@@ -233,6 +233,22 @@ func TestAContainerThatDoesNotAskIsGivenUp(t *testing.T) {
 			require.Empty(t, k.waiting())
 		})
 	})
+	t.Run("not one that asks and can't have it", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, k *stack) {
+			k.linked("10.0.0.1")
+			call := k.submit()
+			k.services.set("redis", "10.0.0.1", api.Errorf(api.Unavailable, "Consul is away"))
+			k.cluster.say(api.JobStatus{Job: k.job(call), Allocation: "alloc-1", Running: true})
+			for begun := time.Now(); time.Since(begun) < 3*silentTime; time.Sleep(30 * time.Second) {
+				_, err := k.takeAs(1, call, k.job(call), 1)
+				requireCode(t, api.Unavailable, err)
+			}
+			require.Empty(t, k.stopped())
+			k.services.set("redis", "10.0.0.1", nil)
+			_, err := k.takeAs(1, call, k.job(call), 1)
+			require.NoError(t, err)
+		})
+	})
 	t.Run("not once it has the call", func(t *testing.T) {
 		inBubble(t, func(t *testing.T, k *stack) {
 			k.d.Function.Timeout = 3600

@@ -32,6 +32,7 @@ type run struct {
 	function *api.Definition // as it was when the call's container was started, or is to be
 	outdated bool            // a container was turned away as the function was updated after its start
 	behind   time.Time       // since when a container waits for this server to hear of an update
+	asked    time.Time       // when the container asked for the call last
 
 	job     string   // of the container that the call is meant for, empty while there is none
 	slot    bool     // job is that of a slot, which has the payload already
@@ -307,7 +308,9 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 			}
 			watch.Reset(0)
 		case <-silence:
-			silence = nil
+			if silence = r.untilSilent(); silence != nil {
+				continue
+			}
 			pause, done, err := r.giveUpSilent(ctx)
 			if done || err != nil {
 				return err

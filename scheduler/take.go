@@ -13,6 +13,9 @@ import (
 func (r *run) take(ctx context.Context, allocation api.Allocation) (*api.Assignment, []byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if allocation.Dispatch == r.job {
+		r.asked = time.Now()
+	}
 	if r.unsure {
 		if err := r.learn(ctx); err != nil {
 			return nil, nil, err
@@ -87,7 +90,7 @@ const behindTime = 10 * time.Second
 
 // suits returns nil if a container that was started for the call may have it. One that was given up may not, as when its node is back: the call has another. And what is
 // to be run must be of the container's image: the function may have been updated before its start, or in the moment after it. A container of the function as it was is turned
-// away once, and the next one is of the update. r.mu is held.
+// away once, if the call may have another: that is of the update. r.mu is held.
 func (r *run) suits(ctx context.Context, allocation *api.Allocation) error {
 	if allocation.Dispatch != "" && allocation.Dispatch != r.job {
 		return api.Errorf(api.Conflict, "the call has another container")
@@ -110,7 +113,7 @@ func (r *run) suits(ctx context.Context, allocation *api.Allocation) error {
 		return api.Errorf(api.Conflict, "the container is of an update that is not known")
 	}
 	r.function = &function
-	if function.Revision == allocation.Revision || r.outdated {
+	if function.Revision == allocation.Revision || r.outdated || r.rec.Starts+1 >= r.s.cfg.Starts {
 		return nil
 	}
 	r.outdated = true

@@ -119,6 +119,15 @@ func TestACallHasTheCommandOfItsContainersImage(t *testing.T) {
 			requireUpdated(t, a, err)
 		})
 	})
+	t.Run("a container from before the update is taken, if it is the last", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, k *stack) {
+			k.s.cfg.Starts = 1
+			k.updated()
+			call := k.submit()
+			a, err := k.takeAs(1, call, k.job(call), 1)
+			requireUpdated(t, a, err)
+		})
+	})
 	t.Run("removed while it pauses between two containers", func(t *testing.T) {
 		inBubble(t, func(t *testing.T, k *stack) {
 			call := k.submit()
