@@ -105,6 +105,9 @@ func (s *Store) LastEvent(ctx context.Context, function, call string) (api.Event
 	return event, nil
 }
 
+// infoTime is how long JetStream may take to say how far a log goes. Its client's default is 5 s.
+const infoTime = 30 * time.Second
+
 // Events passes events of the function to yield, each as its JSON, the oldest first. Without Follow it returns after the last one that was stored
 // when it began; with it, it blocks until ctx is done, or the function removed, which is an error of code NotFound. It returns yield's error, ctx's,
 // or one of code Unavailable. Before it waits for more it passes nil. However slow yield is, a page of events is all that is in memory for it.
@@ -132,7 +135,9 @@ func (s *Store) Events(ctx context.Context, function string, q api.EventQuery, y
 	if q.Call != "" {
 		options = append(options, jetstream.WithSubjectFilter(subject))
 	}
-	info, err := stream.Info(ctx, options...)
+	asked, cancel := context.WithTimeout(ctx, infoTime) // as a thousand may ask at once
+	info, err := stream.Info(asked, options...)
+	cancel()
 	if err != nil {
 		return unavailable(err)
 	}
