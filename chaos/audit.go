@@ -26,7 +26,9 @@ type verdict struct {
 // platform are the reasons for which a call of the workload may fail: its functions never fail by themselves. started tells that such a
 // failure is one of calls that may have been given to a container; one that surely was not must go to another instead.
 var platform = regexp.MustCompile(`^(node lost: |the container of the call is gone|the container was killed by signal|the container ended |` +
-	`the container was stopped in Nomad|killed by signal 9|killed by signal 15|the container is lost)`)
+	`the container was stopped in Nomad|killed by signal 9|killed by signal 15|the container is lost|` +
+	// Nomad's client forgets a container whose end it has not told before it is killed, and its server says for ever that it runs.
+	`timeout: no result came within [0-9]+ s, and Nomad says that its container runs on$)`)
 
 // audit holds what callers were told against what the functions say.
 func audit(calls []call, journal map[int]entry) *verdict {

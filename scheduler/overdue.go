@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/funcd/funcd/api"
@@ -48,5 +49,6 @@ func (r *run) enforce(ctx context.Context) (done bool, again <-chan time.Time, e
 		r.enforced = true
 		return false, time.After(r.patience(rec.Timeout)), nil
 	}
-	return true, nil, r.end(ctx, api.CallTimeout, timeoutMessage(rec))
+	// Its runner would have told that the function ran into its Timeout. Nomad may have forgotten the container, and what has become of it is not known.
+	return true, nil, r.end(ctx, api.CallTimeout, fmt.Sprintf("timeout: no result came within %d s, and Nomad says that its container runs on", rec.Timeout))
 }
