@@ -217,6 +217,17 @@ func (c *Client) Stop(ctx context.Context, job string) error {
 	return nil
 }
 
+// Evaluate has Nomad look for a place for a job that waits for one, once more. It is no error if the job is gone.
+func (c *Client) Evaluate(ctx context.Context, job string) error {
+	w, cancel := c.write(ctx, c.namespaceOf(job))
+	defer cancel()
+	_, _, err := c.nomad.Jobs().ForceEvaluate(job, w)
+	if err := translate(err, "asking for a place"); api.CodeOf(err) != api.NotFound {
+		return err
+	}
+	return nil
+}
+
 // StopAll stops the containers of all functions and returns when they have ended, or with ctx's error. It is for a Nomad that is about to be
 // ended with them, as a dev agent: one that ends while it starts a container may leave that behind.
 func (c *Client) StopAll(ctx context.Context) error {

@@ -266,3 +266,23 @@ func TestAContainerThatDoesNotAskIsGivenUp(t *testing.T) {
 		})
 	})
 }
+
+// Nomad may miss that a node has changed, and then never look again.
+func TestAPlaceIsAskedForAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, k *stack) {
+		call := k.submit()
+		k.cluster.say(api.JobStatus{Job: k.job(call), Waiting: "no capacity"})
+		time.Sleep(placeTime - time.Second)
+		synctest.Wait()
+		require.Empty(t, k.cluster.asked(&k.cluster.evaluated))
+		time.Sleep(2*time.Second + placeTime)
+		synctest.Wait()
+		require.Equal(t, []string{k.job(call), k.job(call)}, k.cluster.asked(&k.cluster.evaluated))
+		k.cluster.say(api.JobStatus{Job: k.job(call), Allocation: "alloc-1", Running: true})
+		_, err := k.takeAs(1, call, k.job(call), 1)
+		require.NoError(t, err)
+		time.Sleep(2 * placeTime)
+		synctest.Wait()
+		require.Len(t, k.cluster.asked(&k.cluster.evaluated), 2)
+	})
+}

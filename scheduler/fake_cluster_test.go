@@ -17,6 +17,7 @@ type fakeCluster struct {
 	dispatched []string // calls, also those that had a job
 	registered []string // functions
 	stopped    []string // jobs
+	evaluated  []string // jobs
 	slots      []string // jobs, in the order of their dispatch
 	existing   []api.Slot
 	onSlot     func(name, job string) // called for each slot that is dispatched, if set
@@ -135,6 +136,13 @@ func (c *fakeCluster) Stop(_ context.Context, job string) error {
 		c.onStop(job)
 	}
 	return c.stop
+}
+
+func (c *fakeCluster) Evaluate(_ context.Context, job string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.evaluated = append(c.evaluated, job)
+	return nil
 }
 
 func (c *fakeCluster) failStop(err error) {

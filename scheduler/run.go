@@ -255,11 +255,11 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 	}
 	defer watch.Stop()
 	taken, expiry := (<-chan struct{})(r.taken), r.expiry()
-	var deadline, pressing, placing, stopping, silence <-chan time.Time
+	var deadline, pressing, placing, stopping, silence, unplaced <-chan time.Time
 	next := func(pause time.Duration) { // the call gets another container after the pause
 		stopWatching()
 		updates, stopWatching = nil, func() {}
-		pressing, silence, placing = nil, nil, time.After(pause)
+		pressing, silence, unplaced, placing = nil, nil, nil, time.After(pause)
 	}
 	for {
 		select {
@@ -280,7 +280,7 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 				return err
 			}
 		case <-taken:
-			taken, expiry, silence = nil, nil, nil
+			taken, expiry, silence, unplaced = nil, nil, nil, nil
 			// One that was adopted may have ended in time, long ago: its result has waited for a server, and comes now.
 			deadline = time.After(max(time.Until(r.latestEnd()), overtime))
 		case <-r.replaced:
@@ -307,6 +307,12 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 				return err
 			}
 			watch.Reset(0)
+		case <-unplaced:
+			unplaced = time.After(placeTime)
+			job, _ := r.container()
+			if err := r.s.cfg.Cluster.Evaluate(ctx, job); err != nil {
+				r.log.Debug("the cluster was not asked for a place again", "job", job, "error", err)
+			}
 		case <-silence:
 			if silence = r.untilSilent(); silence != nil {
 				continue
@@ -331,6 +337,11 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 			if status.Running && taken != nil && silence == nil {
 				silence = time.After(silentTime)
 			}
+			if status.Waiting == "" {
+				unplaced = nil
+			} else if unplaced == nil {
+				unplaced = time.After(placeTime)
+			}
 			pressing = nil
 			if status.Waiting != "" && !status.PortTaken { // no slot holds a port
 				pressing = time.After(0)
@@ -341,6 +352,10 @@ func (r *run) await(ctx context.Context, ended <-chan struct{}) error {
 		}
 	}
 }
+
+// placeTime is how often Nomad is asked again for a place for a container that waits for one. It does so by itself when a node changes, but misses a change that comes while
+// it looks, as a Docker that is found to be back.
+const placeTime = 30 * time.Second
 
 // notStarted is what a message begins with of a container that could not be started, which is not so if it has a call.
 const notStarted = "the container can't be started: "

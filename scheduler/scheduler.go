@@ -121,6 +121,8 @@ type Cluster interface {
 	Slots(ctx context.Context) ([]api.Slot, error)
 	// Watch tells the job's status and its changes until stop is called.
 	Watch(ctx context.Context, d *api.Definition, job string) (updates <-chan api.JobStatus, stop func())
+	// Evaluate has the cluster look for a place for the job once more.
+	Evaluate(ctx context.Context, job string) error
 	// Stop ends the job's container, if it runs.
 	Stop(ctx context.Context, job string) error
 	// Draining returns the ids of the allocations that are on nodes that are being drained.
