@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -184,16 +185,11 @@ func (r *run) execute(ctx context.Context) error {
 		return r.postpone(ctx, rec)
 	}
 	r.attempt = rec.Attempts
-	function, err := r.s.cfg.Functions.ByID(ctx, r.call.Account, r.call.Name, r.call.Function)
-	if api.CodeOf(err) == api.NotFound {
+	if err := r.refresh(ctx); errors.Is(err, errRemoved) {
 		return r.functionRemoved(ctx, rec)
-	}
-	if err != nil {
+	} else if err != nil {
 		return err
 	}
-	r.mu.Lock()
-	r.function = &function
-	r.mu.Unlock()
 	// A call that was adopted may end at any moment, by a report: what counts here is what it was found as.
 	adopted := rec.State == api.Running
 	if adopted {
