@@ -217,15 +217,12 @@ func (c *Client) Stop(ctx context.Context, job string) error {
 	return nil
 }
 
-// Evaluate has Nomad look for a place for a job that waits for one, once more. It is no error if the job is gone.
+// Evaluate has Nomad look for a place for a job that waits for one, once more. The error is of code Unavailable, also if the job is gone.
 func (c *Client) Evaluate(ctx context.Context, job string) error {
 	w, cancel := c.write(ctx, c.namespaceOf(job))
 	defer cancel()
 	_, _, err := c.nomad.Jobs().ForceEvaluate(job, w)
-	if err := translate(err, "asking for a place"); api.CodeOf(err) != api.NotFound {
-		return err
-	}
-	return nil
+	return translate(err, "asking for a place")
 }
 
 // StopAll stops the containers of all functions and returns when they have ended, or with ctx's error. It is for a Nomad that is about to be
